@@ -1,0 +1,19 @@
+"""lakevec: turns media lakes into vectors with Qwen3-VL-Embedding on Ray Data."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.embedder import Embedder
+
+__all__ = ["Embedder", "__version__"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attributes have no common type
+    """Import `Embedder` on first use: it loads torch, which no decoding process may."""
+    if name == "Embedder":
+        return import_module("pipeline.embedder").Embedder
+    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -1,0 +1,284 @@
+"""The job's config: YAML into frozen pydantic models, unknown keys refused with the nearest valid one named.
+
+There is no environment-variable layer: what `--print-config` prints is everything that decides a run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ConfigError
+
+__all__ = [
+    "Config",
+    "FetchConfig",
+    "ImageConfig",
+    "InputsConfig",
+    "ManifestConfig",
+    "ModelConfig",
+    "OutputConfig",
+    "ResourcesConfig",
+    "RunConfig",
+    "VectorSpec",
+    "VideoConfig",
+    "load_config",
+    "redacted",
+]
+
+MIB = 1 << 20
+
+COLUMN_ROLES = (
+    "id", "text", "image", "video", "frames", "instruction", "fps", "max_frames",
+    "etag", "size", "last_modified", "version", "content_hash",
+)  # fmt: skip
+"""The manifest's columns, each renameable under `manifest.columns`."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ManifestConfig(_Section):
+    """Where the items are listed."""
+
+    path: str = Field(description="file, folder or glob; local or any fsspec URI")
+    format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
+    layout: Literal["auto", "plain"] = "auto"
+    columns: dict[str, str] = Field(default_factory=dict, description="role: the manifest's own column name")
+    carry: tuple[str, ...] = Field(default=(), description="columns copied to the vectors table")
+
+    @field_validator("columns")
+    @classmethod
+    def _known_roles(cls, columns: dict[str, str]) -> dict[str, str]:
+        for role in columns:
+            if role not in COLUMN_ROLES:
+                raise ValueError(f"unknown column {role!r}{_nearest(role, COLUMN_ROLES)}")
+        return columns
+
+
+class VectorSpec(_Section):
+    """One vector column: the order is always finite check, cut to `dim`, L2-normalise, quantise."""
+
+    name: str = Field(default="vector", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    dim: Annotated[int, Field(ge=1)] | None = Field(default=None, description="MRL dim; null: the model's own")
+    dtype: Literal["float32", "float16", "int8", "binary"] = "int8"
+
+    @model_validator(mode="after")
+    def _whole_bytes(self) -> VectorSpec:
+        if self.dtype == "binary" and self.dim is not None and self.dim % 8:
+            raise ValueError(f"dim {self.dim} of a binary vector is no multiple of 8 (bits are packed)")
+        return self
+
+
+class OutputConfig(_Section):
+    """Where the index goes, and what a vector is."""
+
+    path: str
+    vectors: tuple[VectorSpec, ...] = (VectorSpec(),)
+    target_file_mb: float = Field(default=256, gt=0, description="MiB that merged files aim at")
+
+    @field_validator("vectors")
+    @classmethod
+    def _distinct_names(cls, vectors: tuple[VectorSpec, ...]) -> tuple[VectorSpec, ...]:
+        names = [spec.name for spec in vectors]
+        columns = names + [f"{spec.name}_scale" for spec in vectors if spec.dtype == "int8"]
+        if not names or len(set(columns)) != len(columns):
+            raise ValueError(f"vector columns must be named, and differently; got {columns}")
+        return vectors
+
+
+class ModelConfig(_Section):
+    """The checkpoint and how it is run."""
+
+    path: str = Field(description="a local folder, a Hugging Face id, or modelscope:<id>")
+    revision: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    token_budget: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="tokens, padding included, of one forward"
+    )
+    deterministic: bool = Field(default=False, description="one item a forward: the same bits in any company")
+
+
+class ImageConfig(_Section):
+    """The pixel budget of an image; the defaults are the official embedder's (4 to 1,800 tokens)."""
+
+    min_pixels: int = Field(default=4 * 1024, ge=1024)
+    max_pixels: int = Field(default=1800 * 1024, ge=1024)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ImageConfig:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}")
+        return self
+
+
+class VideoConfig(_Section):
+    """How a video is sampled; the defaults are the official embedder's."""
+
+    fps: float = Field(default=1.0, gt=0)
+    max_frames: int = Field(default=64, ge=2)
+    total_pixels: int = Field(default=10 * 768 * 1024, ge=128 * 1024)
+
+
+class InputsConfig(_Section):
+    """How an item becomes a prompt. Everything here decides vectors and is part of the fingerprint."""
+
+    instruction: str | None = None
+    max_length: int = Field(default=8192, ge=64, description="tokens")
+    over_length: Literal["truncate", "reject", "reference"] = "truncate"
+    exif: bool = Field(default=True, description="apply EXIF orientation (the reference ignores it)")
+    control_tokens: Literal["neutralise", "reference"] = "neutralise"
+    dedupe: bool = Field(default=True, description="encode identical items of a window once")
+    identity: Literal["auto", "trust"] = "auto"
+    image: ImageConfig = ImageConfig()
+    video: VideoConfig = VideoConfig()
+
+
+class FetchConfig(_Section):
+    """What may be read, and how patiently."""
+
+    schemes: tuple[str, ...] = ("file", "s3")
+    local_roots: tuple[str, ...] | None = Field(
+        default=None, description="folders local URIs may lie in; null: the manifest's own folder"
+    )
+    storage_options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="fsspec options by scheme, e.g. {s3: {endpoint_url: …}}"
+    )
+    max_bytes: int = Field(default=1024 * MIB, ge=1, description="of one file")
+    timeout_s: float = Field(default=120, gt=0, description="for one file, all its retries included")
+    retries: int = Field(default=5, ge=0)
+
+
+class ResourcesConfig(_Section):
+    """Sizes of the actor pools."""
+
+    address: str = Field(default="auto", description="auto: a cluster if there is one; local; or an address")
+    encoders: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    gpus_per_encoder: float = Field(default=1, ge=0)
+    cpus_per_encoder: float = Field(default=1, gt=0)
+    preparers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    cpus_per_preparer: float = Field(default=1, gt=0)
+
+
+class RunConfig(_Section):
+    """How a run commits, stops and judges itself."""
+
+    commit_interval_s: float = Field(default=30, gt=0)
+    max_reject_fraction: float = Field(default=0.05, ge=0, le=1)
+    max_items: int | None = Field(default=None, ge=1)
+    max_runtime_s: float | None = Field(default=None, gt=0)
+    max_delete_fraction: float = Field(default=0.2, ge=0, le=1)
+    max_attempts: int = Field(default=3, ge=1, description="runs that try a retryable reject")
+    block_items: int = Field(default=256, ge=1, description="items of one preparation task")
+    window_mb: float = Field(default=64, gt=0, description="MiB of pixels that close a window")
+    window_tokens: int = Field(default=131_072, ge=1, description="tokens that close a window")
+
+
+class Config(_Section):
+    """A whole job."""
+
+    manifest: ManifestConfig
+    output: OutputConfig
+    model: ModelConfig
+    inputs: InputsConfig = InputsConfig()
+    fetch: FetchConfig = FetchConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    run: RunConfig = RunConfig()
+
+
+def load_config(path: str, overrides: list[str]) -> Config:
+    """Read `path` and lay `overrides` (`key.path=YAML value`) over it.
+
+    Raises ConfigError, naming the key, for anything that is no valid config.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the config {path}: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold sections (manifest:, output:, model:, …), not {type(tree).__name__}")
+    for override in overrides:
+        _lay_over(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors()]
+        raise ConfigError(f"{path}: " + "\n  ".join(lines)) from None
+
+
+def _lay_over(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set takes key.path=value, got {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {text!r} is no YAML value") from None
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {key}: {parent} is a value, not a section")
+        node = child
+    node[last] = value
+
+
+def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+    where = [str(part) for part in detail["loc"]]
+    name = ".".join(where)
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {name}{_nearest(where[-1], _keys_at(where[:-1]))}"
+    if detail["type"] == "missing":
+        return f"{name} is missing"
+    message = re.sub(r"^Value error, ", "", detail["msg"])
+    return f"{name}: {message} (got {detail['input']!r})" if not isinstance(detail["input"], dict) else f"{name}: {message}"
+
+
+def _keys_at(path: list[str]) -> tuple[str, ...]:
+    model: Any = Config
+    for part in path:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = _section_type(model.model_fields[part].annotation)
+    return tuple(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else ()
+
+
+def _section_type(annotation: Any) -> Any:  # noqa: ANN401 - annotations are any object
+    if get_origin(annotation) in (Union, UnionType, tuple):
+        models = [arg for arg in get_args(annotation) if isinstance(arg, type) and issubclass(arg, BaseModel)]
+        return models[0] if models else None
+    return annotation
+
+
+def _nearest(key: str, valid: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; valid keys: {', '.join(valid)}"
+
+
+def redacted(config: Config) -> dict[str, Any]:
+    """The config as plain YAML values with every storage option but endpoints and regions hidden."""
+    tree = config.model_dump(mode="json")
+    shown = {"endpoint_url", "region_name", "anon", "use_ssl", "client_kwargs", "config_kwargs"}
+    tree["fetch"]["storage_options"] = {
+        scheme: _hide(options, shown) for scheme, options in tree["fetch"]["storage_options"].items()
+    }
+    return tree
+
+
+def _hide(options: dict[str, Any], shown: set[str]) -> dict[str, Any]:
+    return {
+        key: _hide(value, shown) if isinstance(value, dict) else value if key in shown else "<hidden>"
+        for key, value in options.items()
+    }

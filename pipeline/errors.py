@@ -1,0 +1,212 @@
+"""Everything that can go wrong, closed.
+
+LakevecError             what a user sees: says what happened, where, and what to do next
+├── ConfigError          exit 2: the config, the model folder or the machine cannot run this job
+├── ManifestError        exit 2: the manifest cannot be read as one
+├── OwnershipError       exit 4: the output belongs to a live run or to another kind of index
+├── IncompleteError      exit 5: stopped early; run again to continue
+└── IndexCorruptError    exit 1: the index breaks its own invariants
+
+RejectError              one item cannot be embedded; carries a `RejectCode`; never leaves its stage
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+__all__ = [
+    "DETAIL_MAX_CHARS",
+    "ConfigError",
+    "ExitCode",
+    "IncompleteError",
+    "IndexCorruptError",
+    "LakevecError",
+    "ManifestError",
+    "OwnershipError",
+    "RejectCode",
+    "RejectError",
+    "RejectMeaning",
+    "Stage",
+]
+
+DETAIL_MAX_CHARS = 300
+"""Long enough for a sentence and a name, short enough that a million rejects stay a small table."""
+
+
+class ExitCode(IntEnum):
+    """A job's exit status, repeated in `summary.json`."""
+
+    COMPLETE = 0
+    FAILED = 1  # a defect of ours or of the machine: the log has the traceback
+    BAD_INPUT = 2
+    TOO_MANY_REJECTS = 3
+    NOT_OURS = 4
+    INCOMPLETE = 5
+    INTERRUPTED = 130
+
+
+class LakevecError(Exception):
+    """An error that ends a command with a message instead of a traceback."""
+
+    exit_code = ExitCode.FAILED
+
+
+class ConfigError(LakevecError):
+    """The config, the model folder or the machine cannot run this job."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class ManifestError(LakevecError):
+    """The manifest cannot be read as one; the message names the column, what was expected and found."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class OwnershipError(LakevecError):
+    """The output belongs to another live run or to another kind of index."""
+
+    exit_code = ExitCode.NOT_OURS
+
+
+class IncompleteError(LakevecError):
+    """The run stopped before the end; what is committed stays, and running again continues."""
+
+    exit_code = ExitCode.INCOMPLETE
+
+
+class IndexCorruptError(LakevecError):
+    """The index breaks its own invariants; `lakevec verify` says where."""
+
+
+class Stage(StrEnum):
+    """Where an item was rejected."""
+
+    FETCH = "fetch"
+    DECODE = "decode"
+    PREPARE = "prepare"
+    ENCODE = "encode"
+    RUN = "run"
+
+
+class RejectMeaning(NamedTuple):
+    """What a code says: its stage, whether the next run tries again, what happened, what to do."""
+
+    stage: Stage
+    retryable: bool
+    meaning: str
+    action: str
+
+
+class RejectCode(StrEnum):
+    """Why an item has no vector. Closed: a new reason is a new member with a row in `_MEANINGS`."""
+
+    URI_NOT_ALLOWED = "URI_NOT_ALLOWED"
+    NOT_FOUND = "NOT_FOUND"
+    ACCESS_DENIED = "ACCESS_DENIED"
+    FETCH_FAILED = "FETCH_FAILED"
+    FETCH_TIMEOUT = "FETCH_TIMEOUT"
+    MEDIA_TOO_LARGE = "MEDIA_TOO_LARGE"
+    EMPTY_MEDIA = "EMPTY_MEDIA"
+    UNSUPPORTED_FORMAT = "UNSUPPORTED_FORMAT"
+    IMAGE_UNREADABLE = "IMAGE_UNREADABLE"
+    IMAGE_TOO_LARGE = "IMAGE_TOO_LARGE"
+    ASPECT_RATIO = "ASPECT_RATIO"
+    VIDEO_UNREADABLE = "VIDEO_UNREADABLE"
+    NO_VIDEO_STREAM = "NO_VIDEO_STREAM"
+    TOO_FEW_FRAMES = "TOO_FEW_FRAMES"
+    FRAMES_DIFFER = "FRAMES_DIFFER"
+    OVER_LENGTH = "OVER_LENGTH"
+    NON_FINITE = "NON_FINITE"
+    WORKER_CRASHED = "WORKER_CRASHED"
+
+    @property
+    def meaning(self) -> RejectMeaning:
+        """This code's stage, retry rule, meaning and advice."""
+        return _MEANINGS[self]
+
+
+_MEANINGS: dict[RejectCode, RejectMeaning] = {
+    RejectCode.URI_NOT_ALLOWED: RejectMeaning(
+        Stage.FETCH, False, "the URI's scheme or folder is not allowed",
+        "add the scheme to fetch.schemes or the folder to fetch.local_roots",
+    ),
+    RejectCode.NOT_FOUND: RejectMeaning(
+        Stage.FETCH, False, "no such file or object", "mend the manifest or restore the file",
+    ),
+    RejectCode.ACCESS_DENIED: RejectMeaning(
+        Stage.FETCH, True, "the store refused the read",
+        "grant the job's role read access, or check fetch.storage_options",
+    ),
+    RejectCode.FETCH_FAILED: RejectMeaning(
+        Stage.FETCH, True, "the store kept failing after every retry", "run again; look at the store's health",
+    ),
+    RejectCode.FETCH_TIMEOUT: RejectMeaning(
+        Stage.FETCH, True, "the read did not end within fetch.timeout_s", "run again, or raise fetch.timeout_s",
+    ),
+    RejectCode.MEDIA_TOO_LARGE: RejectMeaning(
+        Stage.FETCH, False, "the file is larger than fetch.max_bytes", "raise fetch.max_bytes or leave it out",
+    ),
+    RejectCode.EMPTY_MEDIA: RejectMeaning(
+        Stage.FETCH, False, "the file has no bytes", "restore the file",
+    ),
+    RejectCode.UNSUPPORTED_FORMAT: RejectMeaning(
+        Stage.DECODE, False, "the bytes are no image or video format that lakevec reads",
+        "convert the file; the README lists the formats",
+    ),
+    RejectCode.IMAGE_UNREADABLE: RejectMeaning(
+        Stage.DECODE, False, "the image is damaged or truncated", "restore the file",
+    ),
+    RejectCode.IMAGE_TOO_LARGE: RejectMeaning(
+        Stage.DECODE, False, "the image declares more pixels than lakevec decodes", "downscale the file",
+    ),
+    RejectCode.ASPECT_RATIO: RejectMeaning(
+        Stage.DECODE, False, "the longer side is more than 200 times the shorter", "crop the file",
+    ),
+    RejectCode.VIDEO_UNREADABLE: RejectMeaning(
+        Stage.DECODE, False, "the video is damaged or truncated", "restore the file",
+    ),
+    RejectCode.NO_VIDEO_STREAM: RejectMeaning(
+        Stage.DECODE, False, "the container holds no video stream", "check that the file is a video",
+    ),
+    RejectCode.TOO_FEW_FRAMES: RejectMeaning(
+        Stage.DECODE, False, "fewer than two frames could be decoded", "give a still picture as an image",
+    ),
+    RejectCode.FRAMES_DIFFER: RejectMeaning(
+        Stage.DECODE, False, "the frames of one list resize to different sizes", "give frames of one size",
+    ),
+    RejectCode.OVER_LENGTH: RejectMeaning(
+        Stage.PREPARE, False, "the item's visual tokens alone pass inputs.max_length",
+        "raise inputs.max_length, lower inputs.image.max_pixels, or give fewer images",
+    ),
+    RejectCode.NON_FINITE: RejectMeaning(
+        Stage.ENCODE, False, "the model returned a vector with NaN, infinity or zero norm",
+        "check the weights; try model.dtype: float32",
+    ),
+    RejectCode.WORKER_CRASHED: RejectMeaning(
+        Stage.RUN, True, "the worker died each time it held this item, alone as well",
+        "look at the worker's log; report the file",
+    ),
+}  # fmt: skip
+
+
+class RejectError(Exception):
+    """One item cannot be embedded. `detail` is scrubbed of object addresses and cut to 300 characters."""
+
+    def __init__(self, code: RejectCode, detail: str = "") -> None:
+        self.code = code
+        self.detail = scrub(detail)
+        super().__init__(f"{code}: {self.detail}")
+
+
+_ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+\b")
+_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+_QUERY = re.compile(r"(?<=\w)\?[^\s'\"]*=[^\s'\"]*")
+
+
+def scrub(detail: str) -> str:
+    """`detail` as it may be stored: no memory address, no credential or query of a URI, ≤ 300 characters."""
+    plain = _QUERY.sub("?…", _USERINFO.sub("", _ADDRESS.sub("", detail)))
+    return " ".join(plain.split())[:DETAIL_MAX_CHARS]
