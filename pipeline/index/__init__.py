@@ -1,0 +1,1 @@
+"""The index: plain Parquet files, and a log of commits that says which of them are live."""

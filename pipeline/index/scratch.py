@@ -1,0 +1,143 @@
+"""A scratch DuckDB database over the ids of an index: what a plan or a check asks, without holding it in memory.
+
+In: the manifest's items and the index's files, as Parquet in the store. Out: two tables, `items(id,
+fingerprint)` and `outcomes`, one row each row of each file, with ids as strings. Refused: files of another kind
+of index, if schemas are given (OwnershipError).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from pipeline.index.columns import check_columns
+from pipeline.index.commits import FileEntry, Table
+from pipeline.index.parquet import open_parquet
+from pipeline.schema import ITEMS
+from pipeline.storage import Store
+
+__all__ = ["Scratch", "scratch"]
+
+_MEMORY_LIMIT = "2GB"
+"""Beyond this DuckDB spills to disk: the driver may share a small head node with Ray's own services."""
+
+_FILES_AT_ONCE = 8
+"""Opening a part is a few round trips to the store; the id columns of one file are about 20 MB."""
+
+_OUTCOMES = pa.schema(
+    [
+        pa.field("file", pa.int32()),
+        pa.field("row", pa.int64()),
+        pa.field("id", pa.string()),
+        pa.field("fingerprint", pa.string()),
+        pa.field("is_part", pa.bool_()),
+        pa.field("is_vector", pa.bool_()),
+        pa.field("retryable", pa.bool_()),
+        pa.field("kept_previous", pa.bool_()),
+    ]
+)
+
+
+class Scratch:
+    """The database. `files` are numbered by their place: live files first, then parts in commit order."""
+
+    def __init__(self, store: Store, db: duckdb.DuckDBPyConnection) -> None:
+        self.store = store
+        self.db = db
+        self.files: tuple[FileEntry, ...] = ()
+        self.n_live = 0
+
+    def load_items(self, items_path: str) -> None:
+        """Fill `items` from `items_path`, a Parquet file or folder relative to the store."""
+        dataset = ds.dataset(self.store.full(items_path), filesystem=self.store.fs, format="parquet")
+        batches = (
+            pa.RecordBatch.from_arrays([batch["id"].cast(pa.string()), batch["fingerprint"]], schema=ITEMS)
+            for batch in dataset.scanner(columns=ITEMS.names).to_batches()
+        )
+        self._fill("items", ITEMS, batches)
+
+    def load_outcomes(
+        self,
+        live: Sequence[FileEntry],
+        parts: Sequence[FileEntry],
+        schemas: Mapping[Table, pa.Schema] | None = None,
+    ) -> None:
+        """Fill `outcomes` from the files, checking each against `schemas` if given."""
+        self.files = (*live, *parts)
+        self.n_live = len(live)
+        self._fill("outcomes", _OUTCOMES, self._outcomes(schemas or {}))
+
+    def _fill(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        failures: list[Exception] = []
+        reader = pa.RecordBatchReader.from_batches(schema, _noting(failures, batches))
+        self.db.register("incoming", reader)
+        try:
+            self.db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM incoming")  # noqa: S608 - two names of ours
+        except duckdb.Error:
+            # DuckDB makes an error of its own of whatever the stream raised; the caller needs the first one.
+            if failures:
+                raise failures[0] from None
+            raise
+        finally:
+            self.db.unregister("incoming")
+
+    def _outcomes(self, schemas: Mapping[Table, pa.Schema]) -> Iterator[pa.RecordBatch]:
+        waiting = iter(enumerate(self.files))
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            running = [pool.submit(self._rows, *each, schemas) for each in islice(waiting, _FILES_AT_ONCE)]
+            while running:
+                yield from running.pop(0).result().to_batches()
+                running += [pool.submit(self._rows, *each, schemas) for each in islice(waiting, 1)]
+
+    def _rows(self, number: int, entry: FileEntry, schemas: Mapping[Table, pa.Schema]) -> pa.Table:
+        flags = ["retryable", "kept_previous"] if entry.table == Table.REJECTS else []
+        with open_parquet(self.store, entry.path) as parquet:
+            if entry.table in schemas:
+                check_columns(parquet.schema_arrow, schemas[entry.table], self.store.uri(entry.path))
+            found = parquet.read(columns=["id", "fingerprint", *flags])
+        n = found.num_rows
+        columns = {
+            "file": pa.repeat(pa.scalar(number, pa.int32()), n),
+            "row": pa.array(np.arange(n, dtype=np.int64)),
+            "id": found["id"].cast(pa.string()),
+            "fingerprint": found["fingerprint"],
+            "is_part": pa.repeat(number >= self.n_live, n),
+            "is_vector": pa.repeat(entry.table == Table.VECTORS, n),
+            **{
+                flag: pc.fill_null(found[flag], False) if flags else pa.repeat(False, n)
+                for flag in ("retryable", "kept_previous")
+            },
+        }
+        return pa.table(columns, schema=_OUTCOMES)
+
+
+def _noting(failures: list[Exception], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from batches
+    except Exception as error:
+        failures.append(error)
+        raise
+
+
+@contextmanager
+def scratch(store: Store) -> Iterator[Scratch]:
+    """An empty database in a temporary folder, gone with the block."""
+    with tempfile.TemporaryDirectory(prefix="lakevec-scratch-") as folder:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": _MEMORY_LIMIT,
+            "temp_directory": str(Path(folder) / "spill"),
+            "preserve_insertion_order": False,
+            "autoinstall_known_extensions": False,
+        }
+        with duckdb.connect(Path(folder) / "scratch.duckdb", config=config) as db:
+            yield Scratch(store, db)
