@@ -1,0 +1,149 @@
+"""A video file opened from memory, with nothing to reach outside it.
+
+In: the bytes of one file. Out: its demuxer and best video stream. Refused: empty bytes (EMPTY_MEDIA), stills, playlists
+and unknown bytes (UNSUPPORTED_FORMAT), files without a moving picture (NO_VIDEO_STREAM), frames beyond `MAX_FRAME_PX`
+(IMAGE_TOO_LARGE), damage (VIDEO_UNREADABLE).
+
+FFmpeg is given bytes, never an address; one demuxer, chosen by our own sniffing; and lists of formats and protocols
+that hold nothing else. So a file that says "open that URL" has no way to be heard.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from pipeline.decode.native import translated
+from pipeline.errors import RejectCode, RejectError
+from pipeline.sniff import MediaFormat, sniff
+
+__all__ = ["MAX_FRAME_PX", "decode_packet", "opened_video", "read_packets"]
+
+MAX_FRAME_PX = 1 << 26
+"""8K is half of it; one RGB frame is then at most 192 MiB."""
+
+MAX_SIDE_PX = 16_384  # the widest frame any H.264, HEVC or VP9 level allows
+
+IO_TIMEOUT_S = 10.0
+"""Reads come from memory and never wait; if FFmpeg waits anyway, it found something else to wait for."""
+
+VIDEO_DAMAGE: tuple[type[Exception], ...] = (
+    FFmpegError,  # all of FFmpeg's own codes, a refused allocation of an absurd size among them
+    OSError,
+    ValueError,  # UnicodeDecodeError of damaged names too
+    EOFError,
+    LookupError,  # a stream that vanished
+)
+"""Everything that damaged bytes make PyAV raise."""
+
+_DEMUXERS = {
+    MediaFormat.MP4: "mov",
+    MediaFormat.MOV: "mov",
+    MediaFormat.MKV: "matroska",
+    MediaFormat.WEBM: "matroska",
+    MediaFormat.AVI: "avi",
+    MediaFormat.MPEGTS: "mpegts",
+    MediaFormat.MPEGPS: "mpeg",
+    MediaFormat.FLV: "flv",
+    MediaFormat.ASF: "asf",
+    MediaFormat.OGG: "ogg",
+    MediaFormat.GIF: "gif",
+}
+
+
+@contextmanager
+def opened_video(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container in `data` and its best real video stream, ready to decode on one thread."""
+    if not data:
+        raise RejectError(RejectCode.EMPTY_MEDIA, "the video has no bytes")
+    found = _video_format(data)
+    with translated(RejectCode.VIDEO_UNREADABLE, f"{found} video", VIDEO_DAMAGE):
+        container = _open(data, _DEMUXERS[found])
+        with container:
+            yield container, _best_stream(container)
+
+
+def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """The stream's packets in decoding order, up to the end of the file or to where damage ends it.
+
+    Empty ones are left out: they are FFmpeg's own end mark, and AVI's way to repeat a frame.
+    """
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except VIDEO_DAMAGE:
+            return
+        if packet is None:
+            return
+        if packet.size:
+            yield packet
+
+
+def decode_packet(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+    """The frames that `packet` completes (None: all that wait in the decoder), none if it is damaged.
+
+    One damaged packet is no end: FFmpeg's decoders take up again at the next good one, as players do.
+    """
+    try:
+        frames = stream.codec_context.decode(packet)
+    except VIDEO_DAMAGE:
+        return []
+    for frame in frames:
+        _check_size(frame.width, frame.height)
+    return frames
+
+
+def _video_format(data: bytes) -> MediaFormat:
+    found = sniff(data)
+    if found is None:
+        raise RejectError(
+            RejectCode.UNSUPPORTED_FORMAT, "the bytes start like no video format that lakevec reads"
+        )
+    if not found.is_video:
+        raise RejectError(
+            RejectCode.UNSUPPORTED_FORMAT, f"this is a {found} picture; give it in the image column"
+        )
+    return found
+
+
+def _open(data: bytes, demuxer: str) -> InputContainer:
+    container: InputContainer = av.open(
+        io.BytesIO(data),
+        format=demuxer,
+        container_options={"format_whitelist": demuxer, "protocol_whitelist": "none"},
+        # Applies from the first frame that FFmpeg decodes to find the stream's parameters.
+        options={"max_pixels": str(MAX_FRAME_PX)},
+        timeout=IO_TIMEOUT_S,
+        metadata_errors="replace",
+    )
+    return container
+
+
+def _best_stream(container: InputContainer) -> VideoStream:
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+        raise RejectError(RejectCode.NO_VIDEO_STREAM, "no stream of moving pictures (cover art is none)")
+    context: VideoCodecContext | None = stream.codec_context
+    if context is None:
+        raise RejectError(RejectCode.UNSUPPORTED_FORMAT, "this FFmpeg has no decoder for the video's codec")
+    _check_size(context.width, context.height)
+    # Frame threading deadlocks in some builds and gains nothing where every core has a worker.
+    context.thread_type = "SLICE"
+    context.thread_count = 1
+    return stream
+
+
+def _check_size(width_px: int, height_px: int) -> None:
+    if max(width_px, height_px) > MAX_SIDE_PX or width_px * height_px > MAX_FRAME_PX:
+        raise RejectError(RejectCode.IMAGE_TOO_LARGE, f"frames of {width_px}×{height_px} px")
