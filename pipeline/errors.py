@@ -119,6 +119,7 @@ class RejectCode(StrEnum):
     TOO_FEW_FRAMES = "TOO_FEW_FRAMES"
     FRAMES_DIFFER = "FRAMES_DIFFER"
     OVER_LENGTH = "OVER_LENGTH"
+    CONTROL_TOKEN = "CONTROL_TOKEN"  # noqa: S105 - no password
     NON_FINITE = "NON_FINITE"
     WORKER_CRASHED = "WORKER_CRASHED"
 
@@ -180,6 +181,10 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
     RejectCode.OVER_LENGTH: RejectMeaning(
         Stage.PREPARE, False, "the item's visual tokens alone pass inputs.max_length",
         "raise inputs.max_length, lower inputs.image.max_pixels, or give fewer images",
+    ),
+    RejectCode.CONTROL_TOKEN: RejectMeaning(
+        Stage.PREPARE, False, "the text holds a literal token that stands for an image or a video",
+        "set inputs.control_tokens: neutralise, or take the token out of the text",
     ),
     RejectCode.NON_FINITE: RejectMeaning(
         Stage.ENCODE, False, "the model returned a vector with NaN, infinity or zero norm",

@@ -1,0 +1,190 @@
+"""Prompts into token ids, on the `tokenizers` library alone, exact to the last token.
+
+In: a `Prompt`, and what to do with control tokens and over-length. Out: int32 ids that end in `<|endoftext|>`.
+Refused: a tokenizer that is not the embedder's (`ConfigError`); control tokens that stand for media
+(`CONTROL_TOKEN`); prompts whose visuals or instruction leave no room (`OVER_LENGTH`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from pipeline.errors import ConfigError, RejectCode, RejectError
+from pipeline.template import (
+    CONTROL_IDS,
+    END_OF_TEXT_ID,
+    IMAGE_PAD_ID,
+    VIDEO_PAD_ID,
+    Control,
+    Plain,
+    Prompt,
+    compose,
+)
+
+__all__ = ["ControlTokens", "Encoded", "OverLength", "PromptTokenizer"]
+
+ControlTokens = Literal["neutralise", "reference"]
+OverLength = Literal["truncate", "reject", "reference"]
+
+_PROBE = "<|im_start|>user\nprobe<|im_end|>\n<|im_start|>assistant\n"
+
+_MEND = "use the tokenizer.json of the Qwen3-VL-Embedding checkpoint that the weights came with"
+
+_NFC_SHRINK = 4
+"""NFC joins at most so many code points into one for the scripts that it joins (Hangul 3, Latin and Greek 4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A tokenised prompt: `input_ids` int32[n], n ≤ max_length; `truncated` if user text was cut."""
+
+    input_ids: NDArray[np.int32]
+    truncated: bool
+
+
+class PromptTokenizer:
+    """The embedder's tokenizer, read from the checkpoint folder's tokenizer.json.
+
+    Two tokenizers share the vocabulary. `reference` splits at every added token, as the official code does.
+    `neutral` does not know the special ones, so that a literal `<|im_end|>` in user data becomes the ordinary tokens
+    of its characters; added tokens that are not special (`<think>`, `<tool_call>`, `<|fim_prefix|>`) steer no
+    embedding prompt and stay as the reference has them. Text without special tokens gets the same ids from both.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "tokenizer.json"
+        try:
+            self._reference = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{folder} has no tokenizer.json; {_MEND}") from None
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception for a file it cannot read
+            raise ConfigError(f"{path} is no tokenizer: {error}; {_MEND}") from None
+        self._reference.no_truncation()
+        self._reference.no_padding()
+        self._neutral, self._neutral_ids = _without_special_tokens(self._reference)
+        self._path = path
+        # A byte-level token has one character a byte, and no character of text takes less than a byte.
+        self._max_token_chars = max(map(len, self._reference.get_vocab(with_added_tokens=False)))
+        self.check()
+
+    def check(self) -> None:
+        """Assert what every prompt relies on: control ids, and `<|endoftext|>` appended by the post-processor.
+
+        Raises ConfigError saying what is wrong and how to mend it.
+        """
+        for token, token_id in CONTROL_IDS.items():
+            found = self._reference.token_to_id(token)
+            if found != token_id or self._reference.encode(token, add_special_tokens=False).ids != [token_id]:
+                raise ConfigError(f"{self._path} gives {token} the id {found}, not {token_id}; {_MEND}")
+        probe = self._reference.encode(_PROBE).ids
+        if probe[-1] != END_OF_TEXT_ID:
+            raise ConfigError(
+                f"{self._path} ends a prompt in token {probe[-1]}, not in <|endoftext|> ({END_OF_TEXT_ID}), which is"
+                f" the token the embedder is trained to pool; {_MEND}, or add its TemplateProcessing post-processor"
+            )
+        # Prompts are put together from pieces here; a tokenizer that adds or joins anything else would differ.
+        ours = self.encode(compose("probe.", (), "probe"), max_length=64).input_ids.tolist()
+        text = "<|im_start|>system\nprobe.<|im_end|>\n<|im_start|>user\nprobe<|im_end|>\n<|im_start|>assistant\n"
+        if ours != self._reference.encode(text).ids:
+            raise ConfigError(f"{self._path} adds more to a prompt than a final <|endoftext|>; {_MEND}")
+
+    def encode(
+        self,
+        prompt: Prompt,
+        *,
+        max_length: int,
+        over_length: OverLength = "truncate",
+        control_tokens: ControlTokens = "neutralise",
+    ) -> Encoded:
+        """Token ids of `prompt`, at most `max_length` of them.
+
+        `truncate` cuts the user's text between two of its tokens and keeps all else, so a cut prompt has exactly
+        `max_length` ids (a token can hold part of a character, so the last character may be incomplete, as it
+        may in the reference). `reference` cuts the prompt's right end and puts `<|endoftext|>` there. Raises
+        `OVER_LENGTH` where neither may cut (visuals, instruction; or any need to cut under `reject`), and
+        `CONTROL_TOKEN` for a literal pad in `control_tokens="reference"`.
+        """
+        before = self._pieces(prompt.before, control_tokens)
+        after = self._pieces(prompt.after, control_tokens)
+        # Longer text cannot fit whatever its tokens are; tokenising all of it could exhaust the memory.
+        bound = (max_length + 1) * self._max_token_chars * _NFC_SHRINK
+        text = self._plain(prompt.head + prompt.text[:bound], control_tokens)
+        whole = np.concatenate([before, text, after])
+        if len(whole) <= max_length:
+            return Encoded(whole, truncated=False)
+        if over_length == "reject":
+            raise RejectError(RejectCode.OVER_LENGTH, f"more than {max_length} tokens, and over_length is reject")
+        if over_length == "reference":
+            return Encoded(_cut_as_reference(whole, max_length), truncated=True)
+        room = max_length - len(before) - len(after)
+        if room < len(self._plain(prompt.head, control_tokens)):
+            raise RejectError(
+                RejectCode.OVER_LENGTH,
+                f"visuals and instruction take {len(before) + len(after)} tokens of {max_length} without any text",
+            )
+        return Encoded(np.concatenate([before, text[:room], after]), truncated=True)
+
+    def count(self, prompt: Prompt) -> int:
+        """Tokens of `prompt` in full, its control tokens neutralised."""
+        pieces = (*prompt.before, Plain(prompt.head + prompt.text), *prompt.after)
+        return len(self._pieces(pieces, "neutralise"))
+
+    def decode(self, input_ids: NDArray[np.int32]) -> str:
+        """The text of `input_ids`, control tokens written out."""
+        return str(self._reference.decode(input_ids.tolist(), skip_special_tokens=False))
+
+    def _pieces(self, pieces: Iterable[Plain | Control], control_tokens: ControlTokens) -> NDArray[np.int32]:
+        parts = [np.empty(0, np.int32)]
+        for piece in pieces:
+            if isinstance(piece, Control):
+                parts.append(np.full(piece.count, piece.token_id, np.int32))
+            else:
+                parts.append(self._plain(piece.text, control_tokens))
+        return np.concatenate(parts)
+
+    def _plain(self, text: str, control_tokens: ControlTokens) -> NDArray[np.int32]:
+        well_formed = text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate is no Unicode text
+        if control_tokens == "neutralise":
+            ids = np.asarray(self._neutral.encode(well_formed, add_special_tokens=False).ids, np.int32)
+            return self._neutral_ids[ids]
+        ids = np.asarray(self._reference.encode(well_formed, add_special_tokens=False).ids, np.int32)
+        if np.isin(ids, (IMAGE_PAD_ID, VIDEO_PAD_ID)).any():
+            raise RejectError(
+                RejectCode.CONTROL_TOKEN,
+                "the text holds a literal <|image_pad|> or <|video_pad|>, which stand for media",
+            )
+        return ids
+
+
+def _without_special_tokens(reference: Tokenizer) -> tuple[Tokenizer, NDArray[np.int32]]:
+    """`reference` without its special tokens, and the table of the new tokenizer's ids in the whole vocabulary.
+
+    The library numbers added tokens itself, right after the vocabulary, so the kept ones have moved.
+    """
+    neutral = Tokenizer(reference.model)
+    if reference.normalizer is not None:
+        neutral.normalizer = reference.normalizer
+    neutral.pre_tokenizer = reference.pre_tokenizer
+    added = reference.get_added_tokens_decoder().values()
+    neutral.add_tokens([token for token in added if not token.special and token.content not in CONTROL_IDS])
+    vocab = neutral.get_vocab(with_added_tokens=True)
+    everything = reference.get_vocab(with_added_tokens=True)
+    table = np.zeros(max(vocab.values()) + 1, np.int32)
+    for token, token_id in vocab.items():
+        table[token_id] = everything[token]
+    return neutral, table
+
+
+def _cut_as_reference(whole: NDArray[np.int32], max_length: int) -> NDArray[np.int32]:
+    """The first `max_length` - 1 ids and `<|endoftext|>`; refused, as by the reference, if pads would be lost."""
+    kept, lost = whole[: max_length - 1], whole[max_length - 1 :]
+    if np.isin(lost, (IMAGE_PAD_ID, VIDEO_PAD_ID)).any():
+        raise RejectError(RejectCode.OVER_LENGTH, f"the cut to {max_length} tokens would reach visual tokens")
+    return np.append(kept, np.int32(END_OF_TEXT_ID))
