@@ -1,0 +1,157 @@
+"""What of a manifest is new, changed, unchanged, deleted or worth another try, against the live index.
+
+In: the manifest's items (a local Parquet file of `schema.ITEMS`, one row an item) and the index's files. Out: the
+counts and the rows to do. Neither side is held in memory: DuckDB joins on disk. Refused with ManifestError:
+duplicate ids, an empty manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipeline.errors import ManifestError
+from pipeline.index.commits import FileEntry, Table
+from pipeline.index.parquet import open_parquet
+from pipeline.index.scratch import Scratch, scratch
+from pipeline.storage import Store
+
+__all__ = ["Comparison", "PlanCounts", "compare"]
+
+_SHOWN = 5
+
+_LIVE = """
+CREATE TABLE live AS
+SELECT id,
+       max(fingerprint) FILTER (is_vector) AS vector,
+       max(fingerprint) FILTER (NOT is_vector) AS reject,
+       coalesce(bool_or(retryable) FILTER (NOT is_vector), false) AS retryable
+FROM outcomes WHERE NOT is_part GROUP BY id
+"""
+
+# A reject is the later outcome: where a vector lies beside it, that one is from an older state (`kept_previous`).
+_CLASSES = """
+CREATE TABLE classes AS
+SELECT items.n AS n,
+       CASE WHEN live.id IS NULL THEN 'new'
+            WHEN coalesce(live.reject, live.vector) <> items.fingerprint THEN 'changed'
+            WHEN live.reject IS NOT NULL AND live.retryable AND coalesce(tried.attempts, 0) < ? THEN 'retryable'
+            ELSE 'unchanged' END AS class,
+       done.id IS NOT NULL AS done,
+       CASE WHEN live.reject = items.fingerprint THEN coalesce(tried.attempts, 0) ELSE 0 END AS attempts
+FROM items
+LEFT JOIN live ON items.id = live.id
+LEFT JOIN tried ON items.id = tried.id
+LEFT JOIN (SELECT DISTINCT id, fingerprint FROM outcomes WHERE is_part) AS done
+       ON items.id = done.id AND items.fingerprint = done.fingerprint
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCounts:
+    """items = new + changed + unchanged + retryable, and to_do = new + changed + retryable - resumed.
+
+    `deleted` are live ids that left the manifest; `resumed` items were done by a run that did not get to its
+    snapshot; `live` counts the ids of the live index.
+    """
+
+    items: int
+    new: int
+    changed: int
+    unchanged: int
+    deleted: int
+    retryable: int
+    resumed: int
+    to_do: int
+    live: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`to_do`: uint16[items], 0 for an item with nothing to do, else 1 + its earlier attempts."""
+
+    counts: PlanCounts
+    to_do: NDArray[np.uint16]
+
+
+def compare(
+    items_file: Path, store: Store, *, live: Sequence[FileEntry], parts: Sequence[FileEntry], max_attempts: int
+) -> Comparison:
+    """Compare the items of the local `items_file` with the index in `store`. Raises ManifestError.
+
+    `parts` are those whose vectors would be the same: they count as done where the fingerprint is the item's.
+    """
+    with scratch(store) as found:
+        _load(found, items_file, live, parts)
+        found.db.execute(_LIVE)
+        found.db.execute(_CLASSES, [max_attempts])
+        counts = _counts(found)
+        to_do = np.zeros(counts.items, np.uint16)
+        query = "SELECT n, attempts FROM classes WHERE class <> 'unchanged' AND NOT done"
+        for batch in found.db.sql(query).to_arrow_reader(1 << 20):
+            to_do[batch.column("n").to_numpy()] = 1 + batch.column("attempts").to_numpy()
+    return Comparison(counts, to_do)
+
+
+def _load(found: Scratch, items_file: Path, live: Sequence[FileEntry], parts: Sequence[FileEntry]) -> None:
+    found.db.execute(
+        "CREATE TABLE items AS SELECT id, fingerprint, file_row_number AS n "
+        "FROM read_parquet(?, file_row_number = true)",
+        [str(items_file)],
+    )
+    duplicates = found.db.execute(
+        "SELECT id, count(*) AS rows, count(*) OVER () FROM items GROUP BY id HAVING count(*) > 1 "
+        "ORDER BY rows DESC, id LIMIT ?",
+        [_SHOWN],
+    ).fetchall()
+    if duplicates:
+        named = ", ".join(f"{each!r} ({rows} rows)" for each, rows, _ in duplicates)
+        raise ManifestError(f"column 'id' has {duplicates[0][2]} duplicate ids; expected each id once; found {named}")
+    found.load_outcomes(live, parts)
+    with _registered(found, "incoming_tried", _tried(found.store, live)):
+        # max(): one reject an id is an invariant of the index; a broken index must not multiply rows here.
+        found.db.execute("CREATE TABLE tried AS SELECT id, max(attempts) AS attempts FROM incoming_tried GROUP BY id")
+
+
+def _tried(store: Store, live: Sequence[FileEntry]) -> pa.Table:
+    schema = pa.schema([("id", pa.string()), ("attempts", pa.int32())])
+    tables = [schema.empty_table()]
+    for entry in live:
+        if entry.table == Table.REJECTS:
+            with open_parquet(store, entry.path) as parquet:
+                rows = parquet.read(columns=["id", "attempts", "retryable"])
+            rows = rows.filter(pc.fill_null(rows["retryable"], False))
+            tables.append(pa.table([rows["id"].cast(pa.string()), rows["attempts"]], schema=schema))
+    return pa.concat_tables(tables)
+
+
+@contextmanager
+def _registered(found: Scratch, name: str, table: pa.Table) -> Iterator[None]:
+    found.db.register(name, table)
+    try:
+        yield
+    finally:
+        found.db.unregister(name)
+
+
+def _counts(found: Scratch) -> PlanCounts:
+    rows = found.db.execute("SELECT class, done, count(*) FROM classes GROUP BY class, done").fetchall()
+    by_class = {name: sum(n for found_class, _, n in rows if found_class == name) for name in _NAMES}
+    resumed = sum(n for found_class, done, n in rows if done and found_class != "unchanged")
+    # fetchall, not fetchone: DuckDB allows no other query before a result has been fetched to its end.
+    [(items, live, deleted)] = found.db.execute(
+        "SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM live), "
+        "(SELECT count(*) FROM live ANTI JOIN items USING (id))"
+    ).fetchall()
+    to_do = by_class["new"] + by_class["changed"] + by_class["retryable"] - resumed
+    return PlanCounts(items=items, deleted=deleted, resumed=resumed, to_do=to_do, live=live, **by_class)
+
+
+_NAMES = ("new", "changed", "unchanged", "retryable")

@@ -1,0 +1,81 @@
+"""Fingerprints: two items with the same one have the same vector, so a change in a fingerprint is what re-embeds.
+
+In: plain values. Out: 32 hex digits. Nothing is refused. Every part is preceded by its length or count, so that no
+two different inputs are ever the same bytes; the values must never change by accident, since that would
+re-embed every lake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+from pipeline.config import InputsConfig, ModelConfig
+from pipeline.types import MediaKind
+
+__all__ = ["Identity", "compute_fingerprint", "item_fingerprint"]
+
+Identity = tuple[str, ...]
+"""What tells one state of a file from another: a tag that says how it is known, then the values."""
+
+FINGERPRINT_BYTES = 16
+"""128 bits: among a billion items some two meet by accident with a chance of 10^-21."""
+
+_UNDECISIVE_INPUTS = {"dedupe", "identity"}
+"""How work is saved and how changes are found: neither alters a vector."""
+
+
+def compute_fingerprint(*, model_identity: str, model: ModelConfig, template_version: str, inputs: InputsConfig) -> str:
+    """Hash of everything beside the item that decides its vector; not the vector specs.
+
+    `model_identity` stands for the checkpoint, its revision included, wherever it lies. Of `model` only `dtype`
+    counts: attention kernels, budgets and `deterministic` move a vector by rounding alone.
+    """
+    facts = {
+        "model": model_identity,
+        "dtype": model.dtype,
+        "template": template_version,
+        "inputs": inputs.model_dump(mode="json", exclude=_UNDECISIVE_INPUTS),
+    }
+    return _hash(json.dumps(facts, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode("ascii"))
+
+
+def item_fingerprint(
+    compute: str,
+    *,
+    instruction: str,
+    fps: float | None,
+    max_frames: int | None,
+    texts: Sequence[str],
+    media: Sequence[tuple[MediaKind, Sequence[Identity]]],
+) -> str:
+    """Hash of one item under the compute fingerprint `compute`.
+
+    `instruction` is the resolved one, `fps` and `max_frames` the row's own; `media` are in order, each with the
+    identity of each of its files (a frame list has several).
+    """
+    parts = [
+        _text(compute),
+        _text(instruction),
+        _text("" if fps is None else repr(float(fps))),
+        _text("" if max_frames is None else str(int(max_frames))),
+        _list(map(_text, texts)),
+        _list(_text(kind) + _list(_list(map(_text, one)) for one in files) for kind, files in media),
+    ]
+    return _hash(b"".join(parts))
+
+
+def _text(value: str) -> bytes:
+    # Strings from broken JSON escapes can hold unpaired surrogates; they must still tell apart.
+    data = value.encode("utf-8", "surrogatepass")
+    return b"%d:%b" % (len(data), data)
+
+
+def _list(parts: Iterable[bytes]) -> bytes:
+    held = list(parts)
+    return b"%d[%b]" % (len(held), b"".join(held))
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=FINGERPRINT_BYTES).hexdigest()

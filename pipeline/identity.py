@@ -1,0 +1,124 @@
+"""The identity of media: what a fingerprint has in place of bytes that nobody wants to read to see a change.
+
+In: manifest rows. Out: for each medium the identity of each of its files. The first that there is counts: the
+manifest's `content_hash`; the hash of inline bytes; its etag, size, version, last_modified; what the store says
+now (not under `inputs.identity: trust`). Nothing is refused: what cannot be asked is an identity of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+
+from pipeline.errors import RejectCode, RejectError
+from pipeline.fetch import Fetcher
+from pipeline.fingerprint import Identity
+from pipeline.manifest.rows import ManifestRow
+from pipeline.types import MediaKind, MediaRef
+
+__all__ = ["Identifier"]
+
+_THREADS = 32
+"""Asking a store is waiting: at 20 ms a HEAD some 1,600 files/s."""
+
+
+class Identifier:
+    """Finds identities under the policy of `fetcher`; `ask_store` is `inputs.identity: auto`. Use as a context.
+
+    A refusal that only the config decides (scheme, folder, size) is part of the identity: an item that was
+    rejected for it counts as changed once the config allows it.
+    """
+
+    def __init__(self, fetcher: Fetcher, *, ask_store: bool) -> None:
+        self._fetcher = fetcher
+        self._ask_store = ask_store
+        self._refused_folders: dict[str, bool] = {}
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stat")
+
+    def __enter__(self) -> Identifier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def identify(self, rows: Sequence[ManifestRow]) -> Iterator[list[tuple[MediaKind, list[Identity]]]]:
+        """For each of `rows` its media in order, with the identity of each file."""
+        answers = self._ask([uri for row in rows if self._asks(row) for uri in _uris(row)])
+        for row in rows:
+            asks = self._asks(row)
+            found: list[Identity] = []
+            for ref, digest in zip(_refs(row), row.digests, strict=True):
+                if ref.uri is None:
+                    found.append(_of_bytes(row, digest or ""))
+                else:
+                    found.append(next(answers) if asks else self._given(row, ref.uri))
+            files = iter(found)
+            yield [(medium.kind, list(islice(files, len(medium.refs)))) for medium in row.media]
+
+    def _asks(self, row: ManifestRow) -> bool:
+        return self._ask_store and not row.identity
+
+    def _ask(self, uris: Sequence[str]) -> Iterator[Identity]:
+        # In chunks, since a future costs as much as a local stat does; several a thread, so that none waits long.
+        size = max(1, len(uris) // (_THREADS * 4))
+        chunks = [uris[start : start + size] for start in range(0, len(uris), size)]
+        return chain.from_iterable(self._pool.map(lambda chunk: [self._stored(uri) for uri in chunk], chunks))
+
+    def _stored(self, uri: str) -> Identity:
+        try:
+            stat = self._fetcher.stat(uri)
+        except RejectError as error:
+            return _unknown(uri, error)
+        return (*self._too_large(str(stat.size_bytes)), "store", uri, *_flat(stat.marks))
+
+    def _given(self, row: ManifestRow, uri: str) -> Identity:
+        given = dict(row.identity)
+        refusal: Identity = ("refused",) if self._is_refused(uri) else ()
+        if "content_hash" in given:
+            return (*refusal, "content_hash", given["content_hash"])
+        if given:
+            return (*refusal, *self._too_large(given.get("size", "")), "given", uri, *_flat(row.identity))
+        return (*refusal, "uri", uri)
+
+    def _is_refused(self, uri: str) -> bool:
+        # By folder: resolving the links of every path would cost more than all else that planning does for a row.
+        policy = self._fetcher.policy
+        try:
+            if policy.check(uri) != "file":
+                return False
+        except RejectError:
+            return True
+        folder = uri.rpartition("/")[0] or "/"
+        if folder not in self._refused_folders:
+            self._refused_folders[folder] = not policy.is_inside(folder)
+        return self._refused_folders[folder]
+
+    def _too_large(self, size: str) -> Identity:
+        large = size.isdecimal() and int(size) > self._fetcher.policy.max_bytes
+        return ("too large",) if large else ()
+
+
+def _refs(row: ManifestRow) -> Iterator[MediaRef]:
+    return (ref for medium in row.media for ref in medium.refs)
+
+
+def _uris(row: ManifestRow) -> Iterator[str]:
+    return (ref.uri for ref in _refs(row) if ref.uri is not None)
+
+
+def _of_bytes(row: ManifestRow, digest: str) -> Identity:
+    given = dict(row.identity).get("content_hash")
+    return ("bytes", digest) if given is None else ("content_hash", given)
+
+
+def _unknown(uri: str, error: RejectError) -> Identity:
+    if error.code is RejectCode.NOT_FOUND:
+        return ("missing", uri)
+    if error.code is RejectCode.URI_NOT_ALLOWED:
+        return ("refused", "uri", uri)
+    return ("unknown", uri)
+
+
+def _flat(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
+    return (text for pair in pairs for text in pair)

@@ -1,0 +1,98 @@
+"""What the Arrow types of a manifest's columns mean.
+
+In: an Arrow type. Out: the plain type that its values are cast to, or the form in which it holds media.
+Nothing is raised; a type with no meaning gives None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+__all__ = ["MediaForm", "MediaType", "is_list", "is_number", "is_text", "media_type", "plain_array", "plain_type"]
+
+
+class MediaForm(StrEnum):
+    """How a cell gives a medium."""
+
+    URI = "uri"
+    BYTES = "bytes"
+    STRUCT = "struct"  # Hugging Face: struct<bytes, path>
+
+
+@dataclass(frozen=True, slots=True)
+class MediaType:
+    """A media column: the form of one medium, and whether a cell lists several."""
+
+    form: MediaForm
+    listed: bool
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """`kind` without dictionaries, run-end encoding, views and large list offsets, at any depth."""
+    if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
+        return plain_type(kind.value_type)
+    if pt.is_string_view(kind):
+        return pa.string()
+    if pt.is_binary_view(kind):
+        return pa.large_binary()
+    if is_list(kind) and not pt.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
+    if pt.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)), kind.list_size)
+    if pt.is_struct(kind):
+        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+    return kind
+
+
+def plain_array(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """`values` cast to `kind`; dictionaries are decoded first, which a cast to another type does not do."""
+    if values.type == kind:
+        return values
+    plain = plain_type(values.type)
+    return values.cast(plain).cast(kind) if plain != values.type else values.cast(kind)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether the (plain) type holds strings, or nothing but nulls."""
+    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_null(kind))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether the (plain) type holds numbers, or nothing but nulls."""
+    return bool(pt.is_integer(kind) or pt.is_floating(kind) or pt.is_decimal(kind) or pt.is_null(kind))
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a cell of the type is a list of values."""
+    checks = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
+    return any(check(kind) for check in checks)
+
+
+def media_type(kind: pa.DataType) -> MediaType | None:
+    """How a column of the (plain) type gives media; None if it cannot."""
+    listed = is_list(kind)
+    form = _media_form(kind.value_type if listed else kind)
+    return None if form is None else MediaType(form, listed)
+
+
+def _media_form(kind: pa.DataType) -> MediaForm | None:
+    if is_text(kind):
+        return MediaForm.URI
+    if _is_bytes(kind):
+        return MediaForm.BYTES
+    if not pt.is_struct(kind):
+        return None
+    fields = {field.name: field.type for field in kind}
+    good = {"bytes": _is_bytes, "path": is_text}
+    present = [name for name in good if name in fields]
+    valid = all(good[name](fields[name]) for name in present)
+    return MediaForm.STRUCT if present and valid else None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    checks = (pt.is_binary, pt.is_large_binary, pt.is_fixed_size_binary, pt.is_null)
+    return any(check(kind) for check in checks)

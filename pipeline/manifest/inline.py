@@ -1,0 +1,138 @@
+"""Inline media: bytes that lie in the manifest itself.
+
+In: a manifest file, a row, a column, an index in the cell. Out: the bytes. Refused with RejectError: a cell that
+no longer holds bytes (FETCH_FAILED: the manifest changed after planning; the next run plans anew).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import LakevecError, RejectCode, RejectError
+from pipeline.manifest.arrow_types import plain_type
+from pipeline.manifest.parquet_files import open_parquet, rows_per_batch
+from pipeline.storage import resolve
+
+__all__ = ["InlineReader"]
+
+CACHE_BYTES = 96 << 20
+"""Three batches of `parquet_files.BATCH_BYTES`: the work list runs through a file in order."""
+
+_CURSORS = 4
+"""Row groups read at the same time: a block of work spans two at most, and two columns may alternate."""
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """One column of one row group, read from its start up to `end` (rows)."""
+
+    batches: Iterator[pa.RecordBatch]
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    file: pq.ParquetFile
+    ends: tuple[int, ...]  # rows up to and including each row group
+
+
+_Key = tuple[str, str, int]  # file, column, row group
+_Piece = tuple[int, pa.Array]  # first row in the group, values
+
+
+class InlineReader:
+    """Reads cells of Parquet manifests, keeping about `cache_bytes` of what came along. Thread-safe."""
+
+    def __init__(self, options: Mapping[str, Mapping[str, Any]], cache_bytes: int = CACHE_BYTES) -> None:
+        self._options = options
+        self._cache_bytes = cache_bytes
+        self._lock = threading.Lock()
+        self._files: dict[str, _Opened] = {}
+        self._cursors: OrderedDict[_Key, _Cursor] = OrderedDict()
+        self._pieces: OrderedDict[tuple[_Key, int], pa.Array] = OrderedDict()
+
+    def read(self, file: str, row: int, column: str, index: int) -> bytes:
+        """The bytes of cell (`row`, `column`) of `file`, element `index` if the cell is a list."""
+        try:
+            with self._lock:
+                cell = self._cell(file, row, column)
+        except (OSError, pa.ArrowException, LakevecError, IndexError, KeyError) as error:
+            raise RejectError(RejectCode.FETCH_FAILED, f"cannot read the manifest again: {error}") from None
+        data = _bytes_of(cell, index)
+        if data is None:
+            raise RejectError(RejectCode.FETCH_FAILED, "the manifest changed after planning: the cell has no bytes")
+        return data
+
+    def _cell(self, file: str, row: int, column: str) -> pa.Scalar:
+        opened = self._open(file)
+        group = next(i for i, end in enumerate((*opened.ends, row + 1)) if row < end)
+        if group == len(opened.ends):
+            raise IndexError(f"row {row} is not there")
+        local = row - (opened.ends[group - 1] if group else 0)
+        key = (file, column, group)
+        for (held, first), values in reversed(self._pieces.items()):
+            if held == key and first <= local < first + len(values):
+                self._pieces.move_to_end((held, first))
+                return values[local - first]
+        first, values = self._read_to(key, local, opened.file)
+        return values[local - first]
+
+    def _read_to(self, key: _Key, row: int, file: pq.ParquetFile) -> _Piece:
+        cursor = self._cursors.pop(key, None)
+        if cursor is None or cursor.end > row:
+            _, column, group = key
+            size = rows_per_batch(file, [column])
+            batches = file.iter_batches(size, row_groups=[group], columns=[column], use_threads=False)
+            cursor = _Cursor(batches, 0)
+        self._cursors[key] = cursor
+        while len(self._cursors) > _CURSORS:
+            self._cursors.popitem(last=False)
+        while True:
+            batch = next(cursor.batches, None)
+            if batch is None:
+                raise IndexError(f"row {row} is not there")
+            first, cursor.end = cursor.end, cursor.end + batch.num_rows
+            if row < cursor.end:
+                values = _plain(batch.column(key[1]))
+                self._keep(key, first, values)
+                return first, values
+
+    def _keep(self, key: _Key, first: int, values: pa.Array) -> None:
+        self._pieces[(key, first)] = values
+        while len(self._pieces) > 1 and sum(piece.nbytes for piece in self._pieces.values()) > self._cache_bytes:
+            self._pieces.popitem(last=False)
+
+    def _open(self, file: str) -> _Opened:
+        if file not in self._files:
+            # One file at a time is enough for work in manifest order; cursors keep what they need open.
+            while len(self._files) >= _CURSORS:
+                self._files.pop(next(iter(self._files)))
+            fs, path = resolve(file, self._options)
+            parquet = open_parquet(fs.open(path, "rb"), file)
+            ends, total = [], 0
+            for group in range(parquet.num_row_groups):
+                total += parquet.metadata.row_group(group).num_rows
+                ends.append(total)
+            self._files[file] = _Opened(parquet, tuple(ends))
+        return self._files[file]
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    plain = plain_type(values.type)
+    return values if plain == values.type else values.cast(plain)
+
+
+def _bytes_of(cell: pa.Scalar, index: int) -> bytes | None:
+    if isinstance(cell, pa.ListScalar):  # the base of every list scalar
+        cell = cell.values[index] if cell.is_valid and index < len(cell.values) else None
+    if isinstance(cell, pa.StructScalar):
+        cell = cell["bytes"] if cell.is_valid and "bytes" in cell else None
+    value = None if cell is None else cell.as_py()
+    return value if isinstance(value, bytes) else None

@@ -1,0 +1,146 @@
+"""The files of a manifest.
+
+In: the manifest's path (a file, a folder or a glob; local or any fsspec URI). Out: its files in a stable order,
+and the folder that relative URIs mean. Refused: no file, files of several formats, unknown suffixes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.config import ManifestConfig
+from pipeline.errors import ManifestError
+from pipeline.storage import resolve
+
+__all__ = ["Format", "Listing", "ManifestFile", "list_manifest"]
+
+
+class Format(StrEnum):
+    """How a manifest file is written."""
+
+    PARQUET = "parquet"
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """One file: a local absolute path or a URI, and its format."""
+
+    uri: str
+    format: Format
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The manifest's files by name, and its own folder (local absolute path or URI, no slash at the end)."""
+
+    folder: str
+    files: tuple[ManifestFile, ...]
+
+
+_SUFFIXES = {
+    ".parquet": Format.PARQUET,
+    ".pq": Format.PARQUET,
+    ".csv": Format.CSV,
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+}
+_NAMED_SUFFIXES = _SUFFIXES | {".json": Format.JSONL}
+"""A folder may hold a stray settings.json; a .json that the user names is meant."""
+
+_COMPRESSED = (".gz", ".zst", ".bz2")
+_WILD = frozenset("*?[")
+
+
+def list_manifest(config: ManifestConfig, storage_options: Mapping[str, Mapping[str, Any]]) -> Listing:
+    """Find the manifest's files: those of a folder recursively, without names that start with `_` or `.`.
+
+    Raises ManifestError when there is none, when formats mix, or when the store refuses the listing.
+    """
+    fs, path = resolve(config.path, storage_options)
+    try:
+        return _listing(config, fs, path)
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"cannot list the manifest {config.path}: {error}") from None
+
+
+def _listing(config: ManifestConfig, fs: fsspec.AbstractFileSystem, path: str) -> Listing:
+    # A file may really be called `part[1].parquet`: what exists is no pattern.
+    if fs.isfile(path):
+        named, folder, paths = True, path.rpartition("/")[0], [path]
+    elif fs.isdir(path):
+        named, folder, paths = False, path, sorted(_visible(fs, path))
+    elif _WILD & set(path):
+        named, folder, paths = True, _fixed_folder(path), sorted(_matches(fs, path))
+    else:
+        raise ManifestError(f"the manifest {config.path} does not exist; check manifest.path")
+    files = _with_formats(config, fs, paths, named)
+    if not files:
+        raise ManifestError(
+            f"the manifest {config.path} has no files; expected {', '.join(_SUFFIXES)} "
+            "(names that start with _ or . are left out)"
+        )
+    return Listing(_uri(fs, folder or "/"), tuple(files))
+
+
+def _with_formats(
+    config: ManifestConfig, fs: fsspec.AbstractFileSystem, paths: list[str], named: bool
+) -> list[ManifestFile]:
+    forced = None if config.format == "auto" else Format(config.format)
+    files: list[ManifestFile] = []
+    for path in paths:
+        found = _format_of(path, named)
+        if named and forced is not None:
+            found = forced
+        elif found is None and named:
+            raise ManifestError(f"{path} has no known suffix ({', '.join(_NAMED_SUFFIXES)}); set manifest.format")
+        if found is not None and forced in (None, found):
+            files.append(ManifestFile(_uri(fs, path), found))
+    first_of: dict[Format, str] = {}
+    for file in files:
+        first_of.setdefault(file.format, file.uri)
+    if len(first_of) > 1:
+        kinds = "; ".join(f"{kind}: {uri}" for kind, uri in first_of.items())
+        raise ManifestError(f"the manifest {config.path} mixes formats ({kinds}); set manifest.format")
+    return files
+
+
+def _format_of(path: str, named: bool) -> Format | None:
+    name = PurePosixPath(path.lower())
+    suffix = name.with_suffix("").suffix if name.suffix in _COMPRESSED else name.suffix
+    return (_NAMED_SUFFIXES if named else _SUFFIXES).get(suffix)
+
+
+def _visible(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
+    start = len(folder.rstrip("/")) + 1
+    for path in fs.find(folder):
+        if not any(part[:1] in ("_", ".") for part in path[start:].split("/")):
+            yield path
+
+
+def _matches(fs: fsspec.AbstractFileSystem, pattern: str) -> Iterator[str]:
+    for path, info in fs.glob(pattern, detail=True).items():
+        if path.rpartition("/")[2][:1] in ("_", "."):
+            continue
+        if info["type"] == "directory":
+            yield from (inner for inner in _visible(fs, path) if _format_of(inner, named=False))
+        else:
+            yield path
+
+
+def _fixed_folder(pattern: str) -> str:
+    parts = pattern.split("/")
+    wild = next(i for i, part in enumerate(parts) if _WILD & set(part))
+    return "/".join(parts[:wild])
+
+
+def _uri(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))

@@ -1,0 +1,125 @@
+"""A manifest that was found to be one.
+
+In: the config. Out: a `Manifest`: its files, id type and carried columns, and a stream of its rows. Refused with
+ManifestError: what `listing`, `readers`, `columns` and `rows` refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+
+from pipeline.config import ManifestConfig, VectorSpec
+from pipeline.errors import ManifestError
+from pipeline.manifest.arrow_types import plain_array, plain_type
+from pipeline.manifest.columns import Columns, match_columns
+from pipeline.manifest.listing import Format, ManifestFile, list_manifest
+from pipeline.manifest.location import locate
+from pipeline.manifest.readers import Options, read_batches, read_schema, reading
+from pipeline.manifest.rows import ManifestRow, manifest_rows
+
+__all__ = ["Manifest", "ManifestBatch", "open_manifest"]
+
+_THREADS = 16
+"""Footers are small and far away: opening thousands of files is waiting, not work."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestBatch:
+    """Some rows of one file, in order, and their carried columns (own names, types of `Manifest.carry`)."""
+
+    file: str
+    rows: list[ManifestRow]
+    carry: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The manifest: where it is, what its columns mean, and its rows."""
+
+    path: str
+    folder: str
+    files: tuple[ManifestFile, ...]
+    schemas: Mapping[str, pa.Schema]
+    columns: Columns
+    options: Options
+
+    @property
+    def id_type(self) -> pa.DataType:
+        """The type of ids in the output: string or int64."""
+        return self.columns.id_type
+
+    @property
+    def carry(self) -> tuple[pa.Field, ...]:
+        """The carried columns, under the manifest's own names and plain types."""
+        return self.columns.carry
+
+    def batches(self, limit: int | None = None) -> Iterator[ManifestBatch]:
+        """The rows in order, the first `limit` of them if given, in batches bounded in bytes.
+
+        Raises ManifestError at the first bad row, and at the end if there was no row at all.
+        """
+        left = limit
+        empty = True
+        for file in self.files:
+            first_row = 0
+            for table in read_batches(file, self.schemas[file.uri], self._wanted(file), self.options):
+                taken = table if left is None else table.slice(0, left)
+                if taken.num_rows:
+                    yield self._batch(file, taken, first_row)
+                    empty = False
+                first_row += table.num_rows
+                left = None if left is None else left - taken.num_rows
+                if left == 0:
+                    return
+        if empty:
+            raise ManifestError(f"the manifest {self.path} has no rows in its {len(self.files)} file(s)")
+
+    def _wanted(self, file: ManifestFile) -> list[str]:
+        names = [*self.columns.names.values(), *(field.name for field in self.carry)]
+        return [name for name in dict.fromkeys(names) if name in self.schemas[file.uri].names]
+
+    def _batch(self, file: ManifestFile, table: pa.Table, first_row: int) -> ManifestBatch:
+        roles = {role: name for role, name in self.columns.names.items() if name in table.column_names}
+        with reading(file.uri):
+            by_role = pa.table({role: _plain(table.column(name)) for role, name in roles.items()})
+            rows = manifest_rows(
+                by_role, roles, file=file.uri, first_row=first_row, locate=partial(locate, self.folder)
+            )
+            return ManifestBatch(file.uri, rows, self._carried(table))
+
+    def _carried(self, table: pa.Table) -> pa.Table:
+        arrays = [
+            plain_array(table.column(field.name), field.type)
+            if field.name in table.column_names
+            else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+            for field in self.carry
+        ]
+        return pa.table(arrays, schema=pa.schema(self.carry))
+
+
+def open_manifest(config: ManifestConfig, options: Options, *, vectors: Sequence[VectorSpec] = ()) -> Manifest:
+    """Find the manifest's files and judge their columns, without reading rows (JSON Lines excepted).
+
+    `vectors` are the output's, whose names carried columns may not take. Raises ManifestError.
+    """
+    listing = list_manifest(config, options)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(partial(read_schema, options=options), listing.files)
+        schemas = {file.uri: schema for file, schema in zip(listing.files, found, strict=True)}
+    csv = listing.files[0].format is Format.CSV
+    # A JSON Lines file without a line has no columns, and nothing to say about them.
+    judged = {uri: schema for uri, schema in schemas.items() if schema.names} or schemas
+    if not any(schema.names for schema in schemas.values()):
+        raise ManifestError(f"the manifest {config.path} has no rows in its {len(listing.files)} file(s)")
+    files = tuple(file for file in listing.files if file.uri in judged)
+    columns = match_columns(config, judged, csv=csv, vectors=vectors)
+    return Manifest(config.path, listing.folder, files, judged, columns, options)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return plain_array(column, plain_type(column.type))

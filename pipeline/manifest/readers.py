@@ -1,0 +1,78 @@
+"""The one way to open a manifest file, whatever its format and store.
+
+In: a `ManifestFile`. Out: its schema, or its rows as tables in file order. Refused with ManifestError, naming the
+file: what cannot be opened or parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+
+from pipeline.errors import ManifestError, scrub
+from pipeline.manifest.csv_files import csv_batches, csv_names
+from pipeline.manifest.json_lines import json_batches, json_schema
+from pipeline.manifest.listing import Format, ManifestFile
+from pipeline.manifest.parquet_files import open_parquet, parquet_batches
+from pipeline.storage import resolve
+
+__all__ = ["Options", "opened", "read_batches", "read_schema", "reading"]
+
+Options = Mapping[str, Mapping[str, Any]]
+"""fsspec options by scheme, as `fetch.storage_options`."""
+
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+
+
+def read_schema(file: ManifestFile, options: Options) -> pa.Schema:
+    """The columns of `file`; those of a CSV are all strings. Raises ManifestError."""
+    with reading(file.uri), opened(file, options) as handle:
+        if file.format is Format.PARQUET:
+            return open_parquet(handle, file.uri).schema_arrow
+        if file.format is Format.CSV:
+            return pa.schema([(name, pa.string()) for name in csv_names(handle)])
+        return json_schema(handle)
+
+
+def read_batches(file: ManifestFile, schema: pa.Schema, columns: Sequence[str], options: Options) -> Iterator[pa.Table]:
+    """The rows of `columns` (distinct names of `schema`, which `read_schema` gave). Raises ManifestError."""
+    with reading(file.uri), opened(file, options) as handle:
+        if file.format is Format.JSONL:
+            yield from json_batches(handle, pa.schema([schema.field(name) for name in columns]))
+            return
+        if file.format is Format.PARQUET:
+            batches = parquet_batches(open_parquet(handle, file.uri), columns)
+        else:
+            batches = csv_batches(handle, columns)
+        for batch in batches:
+            yield pa.Table.from_batches([batch])
+
+
+@contextmanager
+def opened(file: ManifestFile, options: Options) -> Iterator[BinaryIO]:
+    """`file` for reading, uncompressed on the way if its name says `.gz`, `.zst` or `.bz2`."""
+    fs, path = resolve(file.uri, options)
+    compression = _COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
+    with fs.open(path, "rb") as raw:
+        if compression is None:
+            yield raw
+        else:
+            with pa.CompressedInputStream(raw, compression) as plain:
+                yield cast(BinaryIO, plain)
+
+
+@contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Turn what readers raise on a bad or unreachable file into a ManifestError that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ManifestError(f"the manifest file {uri} is gone; was it replaced while being read?") from None
+    except PermissionError:
+        raise ManifestError(f"the manifest file {uri} may not be read; check its permissions") from None
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        raise ManifestError(f"cannot read the manifest file {uri}: {scrub(str(error))}") from None

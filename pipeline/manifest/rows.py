@@ -1,0 +1,234 @@
+"""The rows of a manifest as values.
+
+In: a table of one file's rows, columns under their role names. Out: `ManifestRow`s: texts, references to media
+(inline bytes are hashed here and left behind), settings, identity. Refused with ManifestError, naming file, rows
+and ids: null ids, `fps` or `max_frames` that cannot be sampled with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from pipeline.errors import ManifestError
+from pipeline.manifest.arrow_types import MediaForm, is_list, media_type, plain_array, plain_type
+from pipeline.manifest.columns import IDENTITY_ROLES, MEDIA_ROLES
+from pipeline.types import Media, MediaKind, MediaRef
+
+__all__ = ["ManifestRow", "manifest_rows"]
+
+SHOWN = 5
+"""Offending rows that a message names: enough to find the pattern."""
+
+_DIGEST_BYTES = 16
+"""128 bits: no two of a lake's files meet by accident, nor by anyone's effort short of 2^64 hashes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """One row. `digests` has, for each ref of `media` in order, the hash of inline bytes or None for a URI.
+
+    `identity`: the values of the identity columns that are not null, as (role, text); `row` counts from 0 in the
+    row's file.
+    """
+
+    id: str
+    texts: tuple[str, ...]
+    media: tuple[Media, ...]
+    digests: tuple[str | None, ...]
+    instruction: str | None
+    fps: float | None
+    max_frames: int | None
+    identity: tuple[tuple[str, str], ...]
+    row: int
+
+
+_Cell = list[tuple[MediaRef, str | None]]
+
+
+def manifest_rows(
+    table: pa.Table, names: Mapping[str, str], *, file: str, first_row: int, locate: Callable[[str], str]
+) -> list[ManifestRow]:
+    """The rows of `table` (columns by role; `names` gives each role's name in the file).
+
+    `locate` makes a URI of a media column absolute. Raises ManifestError.
+    """
+    n = table.num_rows
+    ids = _ids(table, file, first_row)
+    where = _Where(file, first_row, ids)
+    texts = _texts(table, n)
+    cells = [
+        (role, _media_cells(table.column(role), names[role], locate))
+        for role in MEDIA_ROLES
+        if role in table.column_names
+    ]
+    instructions = table.column("instruction").to_pylist() if "instruction" in table.column_names else [None] * n
+    fps = _fps(table, n, where)
+    max_frames = _max_frames(table, n, where)
+    identities = _identities(table, n)
+    rows: list[ManifestRow] = []
+    for i in range(n):
+        media, digests = _media(cells, i) if cells else ((), ())
+        rows.append(
+            ManifestRow(
+                ids[i], texts[i], media, digests, instructions[i], fps[i], max_frames[i], identities[i], first_row + i
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    file: str
+    first_row: int
+    ids: Sequence[str]
+
+    def refuse(self, column: str, expected: str, bad: pa.ChunkedArray, values: pa.ChunkedArray) -> None:
+        """Raise ManifestError naming the rows where `bad` is true."""
+        rows = [i for i, is_bad in enumerate(bad.to_pylist()) if is_bad][:SHOWN]
+        if rows:
+            found = ", ".join(f"{values[i].as_py()!r} (id {self.ids[i]!r}, row {self.first_row + i})" for i in rows)
+            raise ManifestError(f"column {column!r} of {self.file}: expected {expected}; found {found}")
+
+
+def _ids(table: pa.Table, file: str, first_row: int) -> list[str]:
+    column = table.column("id")
+    if column.null_count:
+        rows = [first_row + i for i, null in enumerate(column.is_null().to_pylist()) if null][:SHOWN]
+        raise ManifestError(
+            f"column 'id' of {file} is null in {column.null_count} rows near row {rows[0]} "
+            f"(rows {', '.join(map(str, rows))}, from 0); every item needs an id"
+        )
+    if pt.is_integer(column.type):
+        return list(column.cast(pa.int64()).cast(pa.string()).to_pylist())
+    return list(column.to_pylist())
+
+
+def _texts(table: pa.Table, n: int) -> list[tuple[str, ...]]:
+    if "text" not in table.column_names:
+        return [()] * n
+    column = table.column("text")
+    if is_list(column.type):
+        return [tuple(part for part in parts or () if part is not None) for parts in column.to_pylist()]
+    return [() if text is None else (text,) for text in column.to_pylist()]
+
+
+def _media(cells: Sequence[tuple[str, list[_Cell]]], i: int) -> tuple[tuple[Media, ...], tuple[str | None, ...]]:
+    media: list[Media] = []
+    digests: list[str | None] = []
+    for role, column in cells:
+        cell = column[i]
+        if not cell:
+            continue
+        if role == MediaKind.FRAMES:
+            media.append(Media(MediaKind.FRAMES, tuple(ref for ref, _ in cell)))
+        else:
+            media.extend(Media(MediaKind(role), (ref,)) for ref, _ in cell)
+        digests.extend(digest for _, digest in cell)
+    return tuple(media), tuple(digests)
+
+
+def _media_cells(column: pa.ChunkedArray, name: str, locate: Callable[[str], str]) -> list[_Cell]:
+    column = plain_array(column, plain_type(column.type))
+    kind = media_type(column.type)
+    assert kind is not None
+    cells: list[_Cell] = []
+    for chunk in column.chunks:
+        if not kind.listed:
+            cells.extend([one] if one else [] for one in _refs(chunk, kind.form, name, locate, [0] * len(chunk)))
+            continue
+        lengths = pc.fill_null(pc.list_value_length(chunk), 0).to_pylist()
+        # flatten() leaves out what null cells cover, so that the lengths always add up.
+        flat = iter(_refs(chunk.flatten(), kind.form, name, locate, [i for n in lengths for i in range(n)]))
+        cells.extend([one for _ in range(length) if (one := next(flat))] for length in lengths)
+    return cells
+
+
+def _refs(
+    values: pa.Array, form: MediaForm, name: str, locate: Callable[[str], str], index: Sequence[int]
+) -> list[tuple[MediaRef, str | None] | None]:
+    none = pa.nulls(len(values))
+    uris = inline = none
+    if form is MediaForm.URI:
+        uris = values
+    elif form is MediaForm.BYTES:
+        inline = values
+    else:
+        fields = {field.name: i for i, field in enumerate(values.type)}
+        # flatten() pushes the nulls of the struct itself down to its members.
+        members = values.flatten()
+        uris = members[fields["path"]] if "path" in fields else none
+        inline = members[fields["bytes"]] if "bytes" in fields else none
+    refs: list[tuple[MediaRef, str | None] | None] = []
+    for i, (uri, held) in enumerate(zip(uris.to_pylist(), inline.is_valid().to_pylist(), strict=True)):
+        if held:
+            refs.append((MediaRef(None, name, index[i]), _digest(inline[i])))
+        elif uri is not None:
+            refs.append((MediaRef(locate(uri), name, index[i]), None))
+        else:
+            refs.append(None)
+    return refs
+
+
+def _digest(scalar: pa.Scalar) -> str:
+    return hashlib.blake2b(scalar.as_buffer(), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def _fps(table: pa.Table, n: int, where: _Where) -> list[float | None]:
+    if "fps" not in table.column_names:
+        return [None] * n
+    column = _numbers(table.column("fps"), "fps", where)
+    good = pc.and_(pc.greater(column, 0), pc.is_finite(column))
+    where.refuse("fps", "frames per second, above 0", pc.invert(pc.fill_null(good, True)), column)
+    return list(column.to_pylist())
+
+
+def _max_frames(table: pa.Table, n: int, where: _Where) -> list[int | None]:
+    if "max_frames" not in table.column_names:
+        return [None] * n
+    column = _numbers(table.column("max_frames"), "max_frames", where)
+    whole = pc.equal(pc.floor(column), column)
+    # Two frames make a temporal patch; the upper end is that of the work list's int32.
+    good = pc.and_(whole, pc.and_(pc.greater_equal(column, 2), pc.less(column, 2**31)))
+    where.refuse("max_frames", "a whole number of frames, 2 or more", pc.invert(pc.fill_null(good, True)), column)
+    return [None if value is None else int(value) for value in column.to_pylist()]
+
+
+def _numbers(column: pa.ChunkedArray, name: str, where: _Where) -> pa.ChunkedArray:
+    try:
+        return column.cast(pa.float64(), safe=False)
+    except pa.ArrowInvalid as error:
+        raise ManifestError(f"column {name!r} of {where.file}: expected a number; {error}") from None
+
+
+def _identities(table: pa.Table, n: int) -> list[tuple[tuple[str, str], ...]]:
+    roles = [role for role in IDENTITY_ROLES if role in table.column_names]
+    if not roles:
+        return [()] * n
+    columns = [_as_text(table.column(role)) for role in roles]
+    return [
+        tuple((role, value) for role, value in zip(roles, values, strict=True) if value is not None)
+        for values in zip(*columns, strict=True)
+    ]
+
+
+def _as_text(column: pa.ChunkedArray) -> list[str | None]:
+    kind = column.type
+    if pt.is_timestamp(kind):
+        # One unit for all: a writer that changes from ms to µs has not touched the files.
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+    try:
+        return list(column.cast(pa.string()).to_pylist()) if not pt.is_binary(kind) else _texts_of(column)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return _texts_of(column)
+
+
+def _texts_of(column: pa.ChunkedArray) -> list[str | None]:
+    values: list[Any] = column.to_pylist()
+    return [None if value is None else repr(value) for value in values]

@@ -1,0 +1,182 @@
+"""The plan of a run: the items of the manifest, and which of them need work.
+
+In: the manifest and the index's files. Out: under `<output>/_work/<run_id>/` the items (`schema.ITEMS`) and the work
+list (`schema.work_schema`), and a `Plan` that names them. Refused with ManifestError, before anything is written:
+what `manifest` and `comparison` refuse, and a manifest that lost suspiciously many items.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.comparison import PlanCounts, compare
+from pipeline.config import Config
+from pipeline.errors import ManifestError
+from pipeline.fetch import Fetcher
+from pipeline.fingerprint import item_fingerprint
+from pipeline.identity import Identifier
+from pipeline.index.commits import FileEntry
+from pipeline.manifest.manifest import Manifest, ManifestBatch
+from pipeline.manifest.work import to_work_table
+from pipeline.policy import FetchPolicy
+from pipeline.schema import ITEMS, work_schema
+from pipeline.storage import Store
+from pipeline.template import resolve_instruction
+from pipeline.types import WorkItem
+
+__all__ = ["Plan", "PlanCounts", "make_plan", "work_folder"]
+
+_WORK_FILES = 32
+"""Files that a large work list is cut into: reads of many tasks at once, and few enough to list at a glance."""
+
+_FILE_ROWS_MAX = 65_536
+"""Rows of one file at most: one task that lost its node repeats seconds of reading, not minutes."""
+
+_ITEMS_GROUP_ROWS = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do. Paths are relative to the store that the plan was written to.
+
+    `work_paths` are in manifest order and empty if there is nothing to do; row groups hold `run.block_items` rows.
+    """
+
+    run_id: str
+    items_path: str
+    work_paths: tuple[str, ...]
+    id_type: pa.DataType
+    carry: tuple[pa.Field, ...]
+    counts: PlanCounts
+
+
+def work_folder(run_id: str) -> str:
+    """Where the work list of a run lies, relative to the store."""
+    return f"_work/{run_id}/work"
+
+
+def make_plan(
+    config: Config,
+    manifest: Manifest,
+    store: Store,
+    *,
+    run_id: str,
+    compute_fingerprint: str,
+    live: Sequence[FileEntry] = (),
+    parts: Sequence[FileEntry] = (),
+    work_store: Store | None = None,
+) -> Plan:
+    """Compare the manifest with the index in `store` and write the work list to `work_store` (default: `store`).
+
+    `live` are the newest snapshot's files, `parts` those of progress commits since that hold the same kind of
+    vectors. With `run.max_items` only the manifest's first rows are considered, as if it ended there. Raises
+    ManifestError.
+    """
+    target = work_store or store
+    with tempfile.TemporaryDirectory(prefix="lakevec-plan-") as name:
+        folder = Path(name)
+        _write_candidates(folder, config, manifest, compute_fingerprint)
+        found = compare(folder / "items.parquet", store, live=live, parts=parts, max_attempts=config.run.max_attempts)
+        _guard_deletions(config, found.counts)
+        base = f"_work/{run_id}"
+        target.upload(str(folder / "items.parquet"), f"{base}/items.parquet")
+        work_paths = _write_work(folder, config, manifest, found.to_do, target, work_folder(run_id))
+    return Plan(run_id, f"{base}/items.parquet", work_paths, manifest.id_type, manifest.carry, found.counts)
+
+
+def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute: str) -> None:
+    policy = FetchPolicy.of(config.fetch, manifest.folder)
+    schema = work_schema(manifest.carry)
+    with (
+        Fetcher(policy) as fetcher,
+        Identifier(fetcher, ask_store=config.inputs.identity == "auto") as identifier,
+        pq.ParquetWriter(folder / "items.parquet", ITEMS, compression="zstd") as items,
+        # Read once and thrown away: speed matters, not size.
+        pq.ParquetWriter(folder / "candidates.parquet", schema, compression="lz4", use_dictionary=False) as candidates,
+    ):
+        for batch in manifest.batches(config.run.max_items):
+            table = to_work_table(_work_items(batch, identifier, compute, config.inputs.instruction), batch.carry)
+            candidates.write_table(table)
+            items.write_table(table.select(ITEMS.names).cast(ITEMS), row_group_size=_ITEMS_GROUP_ROWS)
+
+
+def _work_items(batch: ManifestBatch, identifier: Identifier, compute: str, default: str | None) -> list[WorkItem]:
+    usual = resolve_instruction(None, default)
+    items: list[WorkItem] = []
+    for row, media in zip(batch.rows, identifier.identify(batch.rows), strict=True):
+        fingerprint = item_fingerprint(
+            compute,
+            instruction=usual if row.instruction is None else resolve_instruction(row.instruction, default),
+            fps=row.fps,
+            max_frames=row.max_frames,
+            texts=row.texts,
+            media=media,
+        )
+        items.append(
+            WorkItem(
+                row.id, row.texts, row.media, row.instruction, row.fps, row.max_frames, fingerprint, batch.file,
+                row.row, 0,
+            )
+        )  # fmt: skip
+    return items
+
+
+def _guard_deletions(config: Config, counts: PlanCounts) -> None:
+    allowed = config.run.max_delete_fraction
+    if counts.deleted <= allowed * counts.live:
+        return
+    cut = f" (run.max_items looks at its first {config.run.max_items} rows only)" if config.run.max_items else ""
+    raise ManifestError(
+        f"the manifest {config.manifest.path}{cut} lacks {counts.deleted} of the index's {counts.live} ids, and their "
+        f"vectors would be deleted; run.max_delete_fraction allows {allowed:g} of them; if the items are really gone, "
+        "run with --set run.max_delete_fraction=1"
+    )
+
+
+def _write_work(
+    folder: Path, config: Config, manifest: Manifest, to_do: NDArray[np.uint16], store: Store, base: str
+) -> tuple[str, ...]:
+    group_rows = config.run.block_items
+    rows_left = int(np.count_nonzero(to_do))
+    # Whole row groups a file, so that a file's last block is not a sliver.
+    file_rows = min(max(math.ceil(rows_left / _WORK_FILES), 1), _FILE_ROWS_MAX)
+    file_rows = math.ceil(file_rows / group_rows) * group_rows
+    paths: list[str] = []
+    for table in _regrouped(_selected(folder / "candidates.parquet", to_do), file_rows, work_schema(manifest.carry)):
+        local = folder / "work.parquet"
+        pq.write_table(table, local, row_group_size=group_rows, compression="zstd")
+        paths.append(f"{base}/{len(paths):05d}.parquet")
+        store.upload(str(local), paths[-1])
+    return tuple(paths)
+
+
+def _selected(candidates: Path, to_do: NDArray[np.uint16]) -> Iterator[pa.Table]:
+    start = 0
+    for batch in pq.ParquetFile(candidates).iter_batches():
+        marks = to_do[start : start + batch.num_rows]
+        start += batch.num_rows
+        if marks.any():
+            table = pa.Table.from_batches([batch]).filter(pa.array(marks > 0))
+            attempts = pa.array((marks[marks > 0] - 1).astype(np.int32))
+            at = table.schema.get_field_index("attempts")
+            yield table.set_column(at, table.schema.field(at), attempts)
+
+
+def _regrouped(tables: Iterator[pa.Table], rows: int, schema: pa.Schema) -> Iterator[pa.Table]:
+    held = schema.empty_table()
+    for table in tables:
+        held = pa.concat_tables([held, table.cast(schema)])
+        while held.num_rows >= rows:
+            yield held.slice(0, rows)
+            held = held.slice(rows)
+    if held.num_rows:
+        yield held

@@ -1,0 +1,141 @@
+"""Classes of items against an oracle of plain dictionaries."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.comparison import Comparison, PlanCounts, compare
+from pipeline.errors import ManifestError
+from pipeline.index.commits import FileEntry
+from pipeline.index.parts import entry_of, write_parts
+from pipeline.schema import ITEMS
+from pipeline.storage import Store, open_store
+from tests.fixtures.index_cases import CARRY, HIDDEN_DIM, SPECS, Row, outcomes
+from tests.fixtures.manifests import HOSTILE_IDS, write_parquet
+
+MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Reject:
+    fingerprint: str
+    retryable: bool
+    attempts: int
+
+
+def _row(id_: str, made: str | Reject) -> Row:
+    if isinstance(made, str):
+        return Row(id_, made)
+    return Row(id_, made.fingerprint, "retry" if made.retryable else "fatal")
+
+
+def write_rows(store: Store, rows: Sequence[tuple[str, str | Reject]], id_type: pa.DataType) -> list[FileEntry]:
+    """A vectors and a rejects file of `rows`: id, and a vector's fingerprint or a reject."""
+    table = outcomes([_row(id_, made) for id_, made in rows])
+    attempts = pa.array([made.attempts if isinstance(made, Reject) else None for _, made in rows], pa.int32())
+    table = table.set_column(table.schema.get_field_index("attempts"), "attempts", attempts)
+    written = write_parts(
+        store, "r", table, id_type=id_type, carry=CARRY, specs=SPECS, hidden_dim=HIDDEN_DIM, metadata={}
+    )
+    return [entry_of(row) for row in written]
+
+
+def compared(
+    folder: Path,
+    items: Mapping[str, str],
+    live: Sequence[tuple[str, str | Reject]] = (),
+    parts: Sequence[tuple[str, str | Reject]] = (),
+    id_type: pa.DataType | None = None,
+) -> Comparison:
+    store = open_store(str(folder / "out"))
+    kind = id_type or pa.string()
+    table = pa.table({"id": list(items), "fingerprint": list(items.values())}, schema=ITEMS)
+    path = write_parquet(folder / "items.parquet", table, row_group_size=7)
+    written = [write_rows(store, rows, kind) if rows else [] for rows in (live, parts)]
+    return compare(path, store, live=written[0], parts=written[1], max_attempts=MAX_ATTEMPTS)
+
+
+FINGERPRINT = st.sampled_from(["a", "b"])
+REJECT = st.builds(Reject, FINGERPRINT, st.booleans(), st.integers(1, 4))
+STATE = st.tuples(
+    st.none() | FINGERPRINT,  # in the manifest
+    st.none() | FINGERPRINT,  # live vector
+    st.none() | REJECT,  # live reject; beside a vector it is a kept_previous one
+    st.none() | FINGERPRINT | REJECT,  # part
+)
+State = tuple[str | None, str | None, Reject | None, str | Reject | None]
+
+
+def oracle(states: Mapping[str, State]) -> tuple[PlanCounts, dict[str, int]]:
+    """Counts, and to-do marks by id."""
+    n = dict.fromkeys(("new", "changed", "unchanged", "retryable", "deleted", "resumed"), 0)
+    marks: dict[str, int] = {}
+    for id_, (item, vector, reject, part) in states.items():
+        if item is None:
+            n["deleted"] += vector is not None or reject is not None
+            continue
+        outcome = reject.fingerprint if reject else vector
+        retry = reject is not None and reject.retryable and reject.attempts < MAX_ATTEMPTS
+        found = (
+            "new" if outcome is None
+            else "changed" if outcome != item
+            else "retryable" if retry
+            else "unchanged"
+        )  # fmt: skip
+        n[found] += 1
+        done = item == (part.fingerprint if isinstance(part, Reject) else part)
+        n["resumed"] += done and found != "unchanged"
+        again = reject.attempts if found == "retryable" and reject else 0
+        marks[id_] = 0 if done or found == "unchanged" else 1 + again
+    live = sum(vector is not None or reject is not None for _, vector, reject, _ in states.values())
+    to_do = sum(mark > 0 for mark in marks.values())
+    return PlanCounts(items=len(marks), to_do=to_do, live=live, **n), marks
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(STATE, min_size=1, max_size=40))
+def test_classes_are_those_of_the_oracle(drawn: list[State]) -> None:
+    states = {str(i): state for i, state in enumerate(drawn)}
+    counts, marks = oracle(states)
+    live: list[tuple[str, str | Reject]] = [(i, s[1]) for i, s in states.items() if s[1] is not None]
+    live += [(i, s[2]) for i, s in states.items() if s[2] is not None]
+    parts = [(i, s[3]) for i, s in states.items() if s[3] is not None]
+    items = {i: s[0] for i, s in states.items() if s[0] is not None}
+    with tempfile.TemporaryDirectory() as folder:
+        found = compared(Path(folder), items, live, parts)
+    assert found.counts == counts
+    assert dict(zip(items, found.to_do.tolist(), strict=True)) == marks
+
+
+def test_int_ids_meet_their_strings(tmp_path: Path) -> None:
+    found = compared(
+        tmp_path, {"7": "a", "-8": "b", "9": "c"}, [("7", "a"), ("-8", "x"), ("10", "c")], id_type=pa.int64()
+    )
+    assert found.to_do.tolist() == [0, 1, 1]
+    assert (found.counts.unchanged, found.counts.changed, found.counts.new, found.counts.deleted) == (1, 1, 1, 1)
+
+
+def test_hostile_ids_are_only_ids(tmp_path: Path) -> None:
+    items = dict.fromkeys(HOSTILE_IDS, "a")
+    found = compared(tmp_path, items, [(id_, "a") for id_ in HOSTILE_IDS])
+    assert found.counts.unchanged == len(HOSTILE_IDS)
+    assert found.to_do.sum() == 0
+
+
+def test_duplicates_are_counted_and_named(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "out"))
+    ids = ["x"] * 3 + [f"d{i}" for i in range(7)] * 2 + ["once"]
+    path = write_parquet(tmp_path / "i.parquet", pa.table({"id": ids, "fingerprint": ["f"] * len(ids)}, schema=ITEMS))
+    with pytest.raises(ManifestError) as error:
+        compare(path, store, live=(), parts=(), max_attempts=3)
+    assert "8 duplicate ids" in str(error.value)
+    assert "'x' (3 rows), 'd0' (2 rows), 'd1' (2 rows), 'd2' (2 rows), 'd3' (2 rows)" in str(error.value)
+    assert "'d4'" not in str(error.value)

@@ -1,0 +1,374 @@
+"""Fetching under a policy: what is allowed, what is refused, and how patiently."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.config import FetchConfig
+from pipeline.errors import ConfigError, RejectCode, RejectError
+from pipeline.fetch import Fetcher, FetchPolicy
+from pipeline.types import LoadedItem, LoadedMedia, Media, MediaKind, MediaRef, WorkItem
+from tests.fixtures.manifests import HF_IMAGE, write_parquet
+from tests.fixtures.s3_server import S3Server
+
+
+def fetcher(folder: Path | str | None = None, **config: Any) -> Fetcher:
+    return Fetcher(FetchPolicy.of(FetchConfig(**config), None if folder is None else str(folder)))
+
+
+def code_of(call: Callable[[], object]) -> RejectCode:
+    with pytest.raises(RejectError) as error:
+        call()
+    return error.value.code
+
+
+def fetch_code(fetch: Fetcher, path: Path | str) -> RejectCode:
+    return code_of(lambda: fetch.fetch(str(path)))
+
+
+def item(id_: str, *uris: str, manifest: str = "", row: int = 0, inline: tuple[str, ...] = ()) -> WorkItem:
+    media = [Media(MediaKind.IMAGE, (MediaRef(uri, "image", i),)) for i, uri in enumerate(uris)]
+    media += [Media(MediaKind.IMAGE, (MediaRef(None, column, 0),)) for column in inline]
+    return WorkItem(id_, ("t",), tuple(media), "i", 1.0, 8, "f", manifest, row, 0)
+
+
+def test_local_bytes(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.png").write_bytes(b"x" * 100_000)
+    (tmp_path / "link.png").symlink_to(tmp_path / "sub" / "a.png")
+    with fetcher(tmp_path) as fetch:
+        for name in ("sub/a.png", "link.png", "sub/../link.png"):
+            assert fetch.fetch(str(tmp_path / name)) == b"x" * 100_000
+
+
+def test_roots_may_be_links_and_replace_the_default(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with fetcher(tmp_path / "m", local_roots=(str(tmp_path / "link"),)) as fetch:
+        assert fetch.fetch(str(tmp_path / "link" / "a")) == fetch.fetch(str(tmp_path / "real" / "a")) == b"x"
+        assert code_of(lambda: fetch.fetch(str(tmp_path / "m" / "a"))) is RejectCode.URI_NOT_ALLOWED
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A root with everything in it that must not be read, beside a secret."""
+    root = tmp_path / "root"
+    (root / "folder").mkdir(parents=True)
+    (tmp_path / "root2").mkdir()
+    for path in (tmp_path / "secret", tmp_path / "root2" / "secret"):
+        path.write_bytes(b"secret")
+    (root / "out").symlink_to(tmp_path / "secret")
+    (root / "up").symlink_to("..")
+    (root / "loop").symlink_to("loop")
+    (root / "zero").symlink_to("/dev/zero")
+    (root / "environ").symlink_to("/proc/self/environ")
+    os.mkfifo(root / "fifo")
+    return root
+
+
+TRAVERSALS = [
+    "{root}/../secret", "{root}/folder/../../secret", "{root}2/secret", "{root}/out", "{root}/up/secret",
+    "{root}/zero", "{root}/environ", "{root}/fifo", "{root}/folder", "{root}", "{root}/", "{root}/loop",
+    "/dev/zero", "/dev/stdin", "/dev/random", "/proc/self/environ", "/proc/self/fd/0", "/etc/passwd", "/",
+    "//etc/passwd", "relative.png", "../secret", "", "{root}/a\x00b", "{root}/a\nb", "{root}/\ud800",
+    "file:///etc/passwd", "file://host/etc/passwd", "FILE:///etc/passwd", "file:etc/passwd",
+    "http://169.254.169.254/latest/meta-data", "https://example.com/a.png", "ftp://example.com/a",
+    "data:image/png;base64,AAAA", "gs://bucket/a", "local:///etc/passwd", "memory://a",
+    "s3://key:secret@bucket/a", "s3://user@bucket/a",
+    "simplecache::s3://bucket/a", "zip://a::file:///etc/passwd", "dir::file:///etc", "reference://x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("uri", TRAVERSALS, ids=[str(i) for i in range(len(TRAVERSALS))])
+def test_what_is_not_allowed_is_refused_at_once(hostile: Path, uri: str) -> None:
+    started = time.monotonic()
+    with fetcher(hostile) as fetch:
+        assert code_of(lambda: fetch.fetch(uri.format(root=hostile))) is RejectCode.URI_NOT_ALLOWED
+    assert time.monotonic() - started < 1
+
+
+def test_without_roots_nothing_local_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    for fetch in (fetcher("s3://bucket/m"), fetcher(None), fetcher(tmp_path, local_roots=())):
+        assert fetch_code(fetch, tmp_path / "a") is RejectCode.URI_NOT_ALLOWED
+
+
+def test_local_files_that_cannot_be_had(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "large").write_bytes(b"x" * 11)
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    with fetcher(tmp_path, max_bytes=10) as fetch:
+        codes = {
+            name: fetch_code(fetch, tmp_path / name)
+            for name in ("empty", "large", "sparse", "none", "large/below", "n" * 5000)
+        }
+    assert list(codes.values()) == [
+        RejectCode.EMPTY_MEDIA, RejectCode.MEDIA_TOO_LARGE, RejectCode.MEDIA_TOO_LARGE,
+        RejectCode.NOT_FOUND, RejectCode.NOT_FOUND, RejectCode.NOT_FOUND,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scheme", "said"), [("http", "not supported yet"), ("https", "not supported yet"), ("nope", "nope")]
+)
+def test_schemes_that_cannot_be_read_are_config_errors(scheme: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        fetcher(schemes=(scheme,))
+
+
+def test_items_are_loaded_with_all_their_media(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_bytes(name.encode())
+    manifest = write_parquet(tmp_path / "m.parquet", {"id": ["1"], "hf": pa.array([{"bytes": b"hf"}], HF_IMAGE)})
+    frames = Media(MediaKind.FRAMES, tuple(MediaRef(str(tmp_path / name), "frames", 0) for name in "ab"))
+    work = item("1", str(tmp_path / "c"), manifest=str(manifest), inline=("hf",))
+    work = WorkItem("1", work.texts, (frames, *work.media), "i", 1.0, 8, "f", str(manifest), 0, 0)
+    with fetcher(tmp_path) as fetch:
+        assert fetch.load(work) == LoadedItem(
+            "1", ("t",),
+            (
+                LoadedMedia(MediaKind.FRAMES, (b"a", b"b")),
+                LoadedMedia(MediaKind.IMAGE, (b"c",)),
+                LoadedMedia(MediaKind.IMAGE, (b"hf",)),
+            ),
+            "i", 1.0, 8,
+        )  # fmt: skip
+
+
+def test_inline_bytes_obey_the_size_rules(tmp_path: Path) -> None:
+    manifest = write_parquet(tmp_path / "m.parquet", {"id": [1, 2], "image": [b"", b"x" * 11]})
+    with fetcher(tmp_path, max_bytes=10) as fetch:
+        works = [item("1", manifest=str(manifest), row=row, inline=("image",)) for row in range(2)]
+        codes = [code_of(partial(fetch.load, work)) for work in works]
+    assert codes == [RejectCode.EMPTY_MEDIA, RejectCode.MEDIA_TOO_LARGE]
+
+
+def test_one_bad_item_touches_no_other_and_order_stays(tmp_path: Path) -> None:
+    for i in range(200):
+        (tmp_path / str(i)).write_bytes(b"%d" % i)
+    items = [item(str(i), *([] if i % 3 == 0 else [str(tmp_path / str(i))])) for i in range(250)]
+    with fetcher(tmp_path) as fetch:
+        got = list(fetch.load_many(items))
+    assert [work.id for work, _ in got] == [str(i) for i in range(250)]
+    for i, (_, loaded) in enumerate(got):
+        if i >= 200 and i % 3:
+            assert isinstance(loaded, RejectError)
+            assert loaded.code is RejectCode.NOT_FOUND
+        else:
+            assert isinstance(loaded, LoadedItem)
+            assert [blob for media in loaded.media for blob in media.blobs] == ([] if i % 3 == 0 else [b"%d" % i])
+
+
+def test_reading_ahead_is_concurrent_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, running, peak, begun = 1 << 20, 0, 0, 0
+    lock = threading.Lock()
+
+    def slow(self: Fetcher, uri: str) -> bytes:
+        nonlocal running, peak, begun
+        with lock:
+            running, begun = running + 1, begun + 1
+            peak = max(peak, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return b"x" * size
+
+    monkeypatch.setattr(Fetcher, "fetch", slow)
+    policy = FetchPolicy.of(FetchConfig(), str(tmp_path))
+    with Fetcher(policy, threads=4, ahead_bytes=6 * size) as fetch:
+        taken = 0
+        for _ in fetch.load_many(item(str(i), str(i)) for i in range(40)):
+            taken += 1
+            time.sleep(0.03)
+            assert begun - taken <= 6, "no more than ahead_bytes are held"
+    assert taken == 40
+    assert peak > 1
+
+
+def test_an_item_larger_than_the_window_is_loaded_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    with Fetcher(FetchPolicy.of(FetchConfig(), str(tmp_path)), threads=1, ahead_bytes=1) as fetch:
+        got = list(fetch.load_many([item(str(i), *[str(tmp_path / "a")] * 5) for i in range(3)]))
+    assert all(isinstance(loaded, LoadedItem) for _, loaded in got)
+
+
+def test_leaving_early_drops_what_was_not_begun(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    with fetcher(tmp_path) as fetch:
+        loading = fetch.load_many(item(str(i), str(tmp_path / "a")) for i in range(1000))
+        assert next(loading)[0].id == "0"
+    assert threading.active_count() < 20
+
+
+def test_a_fetcher_is_picklable_after_use(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    with fetcher(tmp_path) as fetch:
+        fetch.fetch(str(tmp_path / "a"))
+        with pickle.loads(pickle.dumps(fetch)) as again:
+            assert again.load(item("1", str(tmp_path / "a"))).media[0].blobs == (b"x",)
+
+
+@pytest.mark.s3
+def test_objects(s3_server: S3Server) -> None:
+    bucket = s3_server.make_bucket("fetch")
+    keys = {"a": b"x" * 10, "empty": b"", "large": b"x" * 3_000_000, "ключ a::b %20.png": b"odd"}
+    for key, data in keys.items():
+        s3_server.filesystem.pipe_file(f"fetch/{key}", data)
+    with fetcher(storage_options=s3_server.storage_options, max_bytes=2_000_000) as fetch:
+        assert fetch.fetch(f"{bucket}/a") == b"x" * 10
+        assert fetch.fetch(f"{bucket}/ключ a::b %20.png") == b"odd"
+        assert code_of(lambda: fetch.fetch(f"{bucket}/empty")) is RejectCode.EMPTY_MEDIA
+        assert code_of(lambda: fetch.fetch(f"{bucket}/large")) is RejectCode.MEDIA_TOO_LARGE
+        assert code_of(lambda: fetch.fetch(f"{bucket}/none")) is RejectCode.NOT_FOUND
+        assert code_of(lambda: fetch.fetch("s3://no-such-bucket/none")) is RejectCode.NOT_FOUND
+        got = list(fetch.load_many(item(str(i), f"{bucket}/a") for i in range(50)))
+    assert all(isinstance(loaded, LoadedItem) for _, loaded in got)
+
+
+@pytest.mark.s3
+def test_wrong_credentials_are_told_without_them(s3_server: S3Server) -> None:
+    options = {"s3": {**s3_server.storage_options["s3"], "secret": "wrong-canary"}}
+    s3_server.make_bucket("denied")
+    with fetcher(storage_options=options) as fetch, pytest.raises(RejectError) as error:
+        fetch.fetch("s3://denied/a")
+    assert error.value.code is RejectCode.ACCESS_DENIED
+    assert "canary" not in error.value.detail
+
+
+@pytest.mark.s3
+def test_memory_stays_free_of_an_object_that_is_too_large(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = s3_server.make_bucket("capped")
+    s3_server.filesystem.pipe_file("capped/large", b"x" * 3_000_000)
+    with fetcher(storage_options=s3_server.storage_options, max_bytes=10) as fetch:
+        monkeypatch.setattr("aiobotocore.response.StreamingBody.read", lambda *_: pytest.fail("the body was read"))
+        assert code_of(lambda: fetch.fetch(f"{bucket}/large")) is RejectCode.MEDIA_TOO_LARGE
+
+
+class Faulty(BaseHTTPRequestHandler):
+    """An S3 endpoint that answers each GET with the next step of `script`, and the last one for ever."""
+
+    protocol_version = "HTTP/1.1"
+    script: list[str] = []  # noqa: RUF012
+    asked = 0
+
+    def do_GET(self) -> None:
+        step = self.script[min(type(self).asked, len(self.script) - 1)]
+        type(self).asked += 1
+        if step == "hang":
+            time.sleep(2)
+        if step in ("reset", "hang"):
+            self.close_connection = True
+            return
+        if step == "short":
+            self._answer(200, b"x" * 50, length=100)
+            self.close_connection = True
+        elif step == "good":
+            self._answer(200, b"x" * 100)
+        else:
+            status, code = step.split()
+            self._answer(int(status), f"<Error><Code>{code}</Code><Message>m</Message></Error>".encode())
+
+    def _answer(self, status: int, body: bytes, length: int | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(length or len(body)))
+        self.send_header("ETag", '"e"')
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@contextmanager
+def faulty(*script: str) -> Iterator[tuple[dict[str, dict[str, Any]], type[Faulty]]]:
+    """Storage options of a server that follows `script`, with the drivers' own retries off, and its handler."""
+    handler = type("Scripted", (Faulty,), {"script": list(script), "asked": 0})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    options = {
+        "endpoint_url": f"http://127.0.0.1:{server.server_port}", "key": "k", "secret": "s",
+        "client_kwargs": {"region_name": "us-east-1"}, "config_kwargs": {"retries": {"total_max_attempts": 1}},
+    }  # fmt: skip
+    try:
+        yield {"s3": options}, handler
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        ["503 SlowDown", "503 SlowDown", "good"], ["500 InternalError", "good"], ["503 ServiceUnavailable", "good"],
+        ["reset", "good"], ["short", "good"], ["429 TooManyRequests", "good"], ["good"],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_passes_is_retried(script: list[str]) -> None:
+    with faulty(*script) as (options, _), fetcher(storage_options=options, timeout_s=20) as fetch:
+        assert fetch.fetch("s3://b/k") == b"x" * 100
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("404 NoSuchKey", RejectCode.NOT_FOUND), ("404 NoSuchBucket", RejectCode.NOT_FOUND),
+        ("403 AccessDenied", RejectCode.ACCESS_DENIED), ("403 InvalidObjectState", RejectCode.ACCESS_DENIED),
+        ("400 InvalidRequest", RejectCode.FETCH_FAILED),
+    ],
+)  # fmt: skip
+def test_what_stays_is_not_retried(answer: str, code: RejectCode) -> None:
+    with faulty(answer) as (options, handler), fetcher(storage_options=options, timeout_s=20) as fetch:
+        assert code_of(lambda: fetch.fetch("s3://b/k")) is code
+        assert handler.asked == 1
+
+
+def test_retries_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.blobs._FIRST_WAIT_S", 0.01)
+    with faulty("500 InternalError") as (options, handler):
+        with fetcher(storage_options=options, retries=2, timeout_s=20) as fetch:
+            assert code_of(lambda: fetch.fetch("s3://b/k")) is RejectCode.FETCH_FAILED
+        assert handler.asked == 3
+
+
+def test_the_deadline_holds_over_all_retries() -> None:
+    started = time.monotonic()
+    with faulty("hang") as (options, _), fetcher(storage_options=options, timeout_s=0.5) as fetch:
+        assert code_of(lambda: fetch.fetch("s3://b/k")) is RejectCode.FETCH_TIMEOUT
+        assert time.monotonic() - started < 1.5
+    with faulty("503 SlowDown") as (options, _), fetcher(storage_options=options, timeout_s=1, retries=99) as fetch:
+        assert code_of(lambda: fetch.fetch("s3://b/k")) in (RejectCode.FETCH_FAILED, RejectCode.FETCH_TIMEOUT)
+    assert time.monotonic() - started < 6
+
+
+def test_other_stores_are_read_through_fsspec(tmp_path: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/fetch-test/a", b"x" * 20)
+    memory.pipe_file("/fetch-test/empty", b"")
+    with fetcher(schemes=("memory",), max_bytes=20) as fetch:
+        assert fetch.fetch("memory://fetch-test/a") == b"x" * 20
+        assert fetch.stat("memory://fetch-test/a").size_bytes == 20
+        assert code_of(lambda: fetch.fetch("memory://fetch-test/none")) is RejectCode.NOT_FOUND
+        assert code_of(lambda: fetch.fetch("memory://fetch-test/empty")) is RejectCode.EMPTY_MEDIA
+    with fetcher(schemes=("memory",), max_bytes=19) as fetch:
+        assert code_of(lambda: fetch.fetch("memory://fetch-test/a")) is RejectCode.MEDIA_TOO_LARGE
+    memory.rm("/fetch-test", recursive=True)
