@@ -41,6 +41,15 @@ COLUMN_ROLES = (
 """The manifest's columns, each renameable under `manifest.columns`."""
 
 
+RESERVED_NAMES = frozenset(
+    (
+        "id", "modality", "n_tokens", "n_visual_tokens", "n_frames", "truncated", "fingerprint", "content_hash",
+        "stage", "code", "detail", "retryable", "attempts", "kept_previous",
+    )
+)  # fmt: skip
+"""Columns of the two tables: no vector may take one of these names, in either."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -91,6 +100,11 @@ class OutputConfig(_Section):
         columns = names + [f"{spec.name}_scale" for spec in vectors if spec.dtype == "int8"]
         if not names or len(set(columns)) != len(columns):
             raise ValueError(f"vector columns must be named, and differently; got {columns}")
+        taken = sorted(RESERVED_NAMES.intersection(columns))
+        if taken:
+            raise ValueError(
+                f"vector columns may not be called {', '.join(taken)}: the tables have columns of that name"
+            )
         return vectors
 
 
@@ -244,7 +258,11 @@ def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     if detail["type"] == "missing":
         return f"{name} is missing"
     message = re.sub(r"^Value error, ", "", detail["msg"])
-    return f"{name}: {message} (got {detail['input']!r})" if not isinstance(detail["input"], dict) else f"{name}: {message}"
+    return (
+        f"{name}: {message} (got {detail['input']!r})"
+        if not isinstance(detail["input"], dict)
+        else f"{name}: {message}"
+    )
 
 
 def _keys_at(path: list[str]) -> tuple[str, ...]:

@@ -1,0 +1,23 @@
+#!/usr/bin/env python3
+"""Embed a corpus: read a manifest of mixed media, write vectors and rejects.
+
+    python jobs/embed_corpus.py --config configs/embed.yaml [--set key.path=value ...]
+    ray job submit --working-dir . -- python jobs/embed_corpus.py --config configs/embed.yaml
+
+Running it again with the same config resumes or does nothing. Exit codes: 0 complete; 2 bad config or manifest;
+3 complete, but more rejects than run.max_reject_fraction; 4 the output belongs to another live run or another kind
+of index; 5 stopped early, run again to continue; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# A script's own folder is on the path, its repository is not: the job must run from a checkout without an install.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline.job import run_job
+
+if __name__ == "__main__":
+    sys.exit(run_job("embed_corpus", __doc__ or "", sys.argv[1:]))

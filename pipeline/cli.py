@@ -1,0 +1,130 @@
+"""The `lakevec` command: what a user asks about an index, an item, a model or a machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from pipeline.config import Config, load_config
+from pipeline.errors import ExitCode, LakevecError, RejectError
+from pipeline.storage import Store, open_store
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0 good, 1 something is wrong, 2 bad input."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    try:
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+    except LakevecError as error:
+        print(f"lakevec: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lakevec", description="Look into lakevec indexes, items, models, machines.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    files = commands.add_parser("files", help="list the live files of an index, one a line")
+    _add_output(files)
+    files.add_argument("--table", choices=["vectors", "rejects"], default="vectors")
+    files.add_argument("--json", action="store_true", help="with rows, bytes and checksum")
+    files.set_defaults(run=_files)
+
+    verify = commands.add_parser("verify", help="check every promise that an index makes")
+    _add_output(verify)
+    verify.set_defaults(run=_verify)
+
+    render = commands.add_parser("render", help="show the exact prompt, token count and frames of an item")
+    render.add_argument("config")
+    render.add_argument("--id", required=True, dest="item_id")
+    _add_overrides(render)
+    render.set_defaults(run=_render)
+
+    doctor = commands.add_parser("doctor", help="say what is wrong on this machine and how to mend it")
+    doctor.add_argument("config", nargs="?")
+    _add_overrides(doctor)
+    doctor.set_defaults(run=_doctor)
+
+    parity = commands.add_parser("parity", help="compare our path with the stock transformers path on a model")
+    parity.add_argument("model")
+    parity.add_argument("--revision")
+    parity.set_defaults(run=_parity)
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", help="the index: what the config calls output.path")
+    parser.add_argument("--config", help="a config whose fetch.storage_options reach the output")
+    _add_overrides(parser)
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY.PATH=VALUE")
+
+
+def _store(options: argparse.Namespace) -> Store:
+    config = load_config(options.config, options.overrides) if options.config else None
+    return open_store(options.output, config.fetch.storage_options if config else {})
+
+
+def _files(options: argparse.Namespace) -> int:
+    from pipeline.index.files import live_files
+
+    store = _store(options)
+    for entry in live_files(store, options.table):
+        uri = store.uri(entry.path)
+        print(json.dumps(asdict(entry) | {"uri": uri}) if options.json else uri)
+    return ExitCode.COMPLETE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from pipeline.index.verify import verify
+
+    violations = verify(_store(options))
+    for violation in violations:
+        print(violation)
+    print(f"{len(violations)} violations" if violations else "every invariant holds")
+    return ExitCode.FAILED if violations else ExitCode.COMPLETE
+
+
+def _render(options: argparse.Namespace) -> int:
+    from pipeline.preview import render_item
+
+    try:
+        print(render_item(load_config(options.config, options.overrides), options.item_id))
+    except RejectError as error:
+        print(f"item {options.item_id} has no prompt: {error}; {error.code.meaning.action}")
+        return ExitCode.FAILED
+    return ExitCode.COMPLETE
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pipeline.doctor import diagnose
+
+    config: Config | None = load_config(options.config, options.overrides) if options.config else None
+    findings = diagnose(config)
+    for finding in findings:
+        print(f"{ {True: 'ok  ', False: 'BAD ', None: '-   '}[finding.ok] } {finding.name}: {finding.detail}")
+        if finding.ok is False and finding.advice:
+            print(f"       {finding.advice}")
+    return ExitCode.FAILED if any(finding.ok is False for finding in findings) else ExitCode.COMPLETE
+
+
+def _parity(options: argparse.Namespace) -> int:
+    from pipeline.parity import run_parity
+
+    rows = run_parity(options.model, revision=options.revision)
+    for row in rows:
+        ids = "ids equal" if row.ids_equal else "IDS DIFFER"
+        print(f"{'ok ' if row.ok else 'BAD'} {row.sample:<24} {ids}  max|Δ| {row.max_abs:.2e}  cosine {row.cosine:.8f}")
+    return ExitCode.COMPLETE if all(row.ok for row in rows) else ExitCode.FAILED

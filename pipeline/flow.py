@@ -1,0 +1,223 @@
+"""The flow of `embed_corpus`: plan, stream, commit, reconcile, merge, snapshot. Runs in the job's driver."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.config import Config
+from pipeline.errors import ExitCode, LakevecError
+from pipeline.index.claim import Claim
+from pipeline.index.commits import FileEntry, Table
+from pipeline.index.log import Log
+from pipeline.plan import Plan, make_plan
+from pipeline.progress import Progress, Status
+from pipeline.provenance import table_metadata
+from pipeline.run import Run, check_same_kind, new_run_id, open_run
+from pipeline.stages.chain import Chain
+from pipeline.stages.committer import Committer
+from pipeline.stages.encode import EncodeSettings
+from pipeline.stages.meter import Reading, start_meter
+from pipeline.stages.passes import Passes
+from pipeline.stages.pools import Pools, size_pools
+from pipeline.stages.prepare import PrepareSettings
+from pipeline.stages.publish import Publication, publish
+from pipeline.stages.session import ray_session, uploaded_working_dir
+from pipeline.stages.shared_paths import check_shared_paths
+from pipeline.stages.write import WriteSettings
+from pipeline.stop import StopRequest, listen_for_stop
+from pipeline.storage import open_store
+from pipeline.summary import Summary, summary_path, write_summary
+
+__all__ = ["embed_corpus"]
+
+MIB = 1 << 20
+
+_log = logging.getLogger("lakevec")
+
+
+def embed_corpus(config: Config, job: str) -> ExitCode:
+    """Run the job to its end, write `summary.json`, and return the exit code.
+
+    Raises LakevecError for what the user must mend; its exit code is in the summary too.
+    """
+    summary = Summary(new_run_id(), job, config)
+    budget_s = config.run.max_runtime_s
+    stop = StopRequest(None if budget_s is None else time.monotonic() + budget_s)
+    with listen_for_stop(stop) as listen_again:
+        try:
+            exit_code = _embed(summary, stop, listen_again)
+        except LakevecError as error:
+            summary.message = str(error)
+            _leave(summary, error.exit_code)
+            raise
+        except KeyboardInterrupt:
+            _leave(summary, ExitCode.INTERRUPTED)
+            raise
+        except Exception as error:
+            summary.message = f"{type(error).__name__}: {error}"
+            _leave(summary, ExitCode.FAILED)
+            raise
+    _leave(summary, exit_code)
+    return exit_code
+
+
+def _embed(summary: Summary, stop: StopRequest, listen_again: Callable[[], None]) -> ExitCode:
+    with _timed(summary, "plan"):
+        run = open_run(summary.config, summary.run_id, uploaded=uploaded_working_dir())
+        summary.compute_fingerprint = run.compute_fingerprint
+        check_same_kind(run, Log(run.store).state())
+    with Claim.acquire(run.store, run.run_id, fingerprint=run.compute_fingerprint) as claim:
+        check_same_kind(run, claim.state)
+        with _timed(summary, "plan"):
+            plan = make_plan(
+                run.config,
+                run.manifest,
+                run.store,
+                run_id=run.run_id,
+                compute_fingerprint=run.compute_fingerprint,
+                live=claim.state.live,
+                parts=claim.state.parts_where(specs=run.specs),
+            )
+        counts = plan.counts
+        summary.counts = {name: getattr(counts, name) for name in ("items", "new", "changed", "unchanged", "deleted")}
+        _log.info(
+            "run %s: %d items: %d new, %d changed, %d unchanged, %d deleted, %d to retry, %d resumed; %d to do",
+            run.run_id, counts.items, counts.new, counts.changed, counts.unchanged, counts.deleted,
+            counts.retryable, counts.resumed, counts.to_do,
+        )  # fmt: skip
+        live = claim.state.live
+        if counts.to_do or counts.deleted or claim.state.parts or not claim.state.snapshot:
+            with ray_session(run.config.resources) as cluster:
+                listen_again()
+                check_shared_paths(run.store, _local_inputs(run), cluster.node_ids, run.run_id)
+                pools = size_pools(run.config.resources, cluster)
+                if not _carry_out(run, plan, claim, pools, summary, stop):
+                    _log.warning("%s; what is committed stays, run again to continue", stop.reason)
+                    return stop.exit_code
+            live = Log(run.store).state().live
+        _sweep(run)
+        return _judge(run, live, summary)
+
+
+def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summary, stop: StopRequest) -> bool:
+    config, specs, hidden_dim = run.config, run.config.output.vectors, run.checkpoint.hidden_dim
+    metadata = table_metadata(config, run.checkpoint.identity, run.compute_fingerprint, hidden_dim, run.run_id)
+    summary.actors = {"prepare": pools.preparers, "encode": pools.encoders}
+    committer = Committer(claim, summary.tally, {"specs": run.specs}, config.run.commit_interval_s)
+    chain = Chain(
+        prepare=PrepareSettings(
+            run.model, config.inputs, run.policy, int(config.run.window_mb * MIB), config.run.window_tokens
+        ),
+        encode=EncodeSettings(run.model, specs, plan.carry, config.inputs.dedupe),
+        write=WriteSettings(run.store, run.run_id, plan.id_type, plan.carry, specs, hidden_dim, metadata),
+        pools=pools,
+        meter=start_meter(),
+    )
+    with Progress() as progress:
+
+        def show(reading: Reading, phase: str = "encode") -> None:
+            tally = summary.tally
+            progress.update(
+                Status(
+                    total=plan.counts.to_do,
+                    prepared=reading.prepared,
+                    encoded=reading.encoded,
+                    written=tally.items,
+                    committed=committer.committed_items,
+                    rejects=tally.rejects.total(),
+                    tokens=tally.tokens,
+                    phase=phase,
+                )
+            )
+
+        passes = Passes(chain, plan, claim, committer, stop, config.run.block_items, show)
+        with _timed(summary, "run"):
+            finished = plan.counts.to_do == 0 or passes.run()
+        summary.seconds["commit"] = committer.seconds
+        if not finished:
+            return False
+        done = Reading(plan.counts.to_do, plan.counts.to_do)
+        publication = Publication(
+            items_path=plan.items_path,
+            live=claim.state.live,
+            parts=[*claim.state.parts_where(specs=run.specs), *committer.committed],
+            specs=specs,
+            hidden_dim=hidden_dim,
+            carry=plan.carry,
+            id_type=plan.id_type,
+            metadata=metadata,
+            target_bytes=int(config.output.target_file_mb * MIB),
+        )
+        with _timed(summary, "commit"):
+            publish(publication, claim, lambda merged, files: show(done, f"merge {merged}/{files}"))
+    return True
+
+
+def _judge(run: Run, live: tuple[FileEntry, ...], summary: Summary) -> ExitCode:
+    rows = Counter({Table.VECTORS: 0, Table.REJECTS: 0})
+    for entry in live:
+        rows[entry.table] += entry.rows
+    summary.counts |= {"vectors": rows[Table.VECTORS], "rejects": rows[Table.REJECTS]}
+    summary.rejects_by_code = _rejects_by_code(run, live)
+    fraction = rows[Table.REJECTS] / max(1, summary.counts["items"])
+    if fraction > run.config.run.max_reject_fraction:
+        summary.message = (
+            f"{rows[Table.REJECTS]} of {summary.counts['items']} items are rejects ({fraction:.1%}), more than "
+            f"run.max_reject_fraction ({run.config.run.max_reject_fraction:.1%})"
+        )
+        return ExitCode.TOO_MANY_REJECTS
+    return ExitCode.COMPLETE
+
+
+def _rejects_by_code(run: Run, live: tuple[FileEntry, ...]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for entry in live:
+        if entry.table == Table.REJECTS:
+            with run.store.open_input(entry.path) as file:
+                codes = pq.read_table(file, columns=["code"]).column("code")
+            found.update({str(row["values"]): row["counts"] for row in pc.value_counts(codes).to_pylist()})
+    return dict(sorted(found.items()))
+
+
+def _local_inputs(run: Run) -> list[str]:
+    local = [file.uri for file in run.manifest.files]
+    return [*local[:1], run.model.path] if run.checkpoint.identity.startswith("local:") else local[:1]
+
+
+def _sweep(run: Run) -> None:
+    # Only the owner gets here, so whatever lies under _work/ belongs to this run or to dead ones.
+    for stored in run.store.list("_work"):
+        run.store.delete(stored.path)
+
+
+def _leave(summary: Summary, exit_code: ExitCode) -> None:
+    try:
+        store = open_store(summary.config.output.path, summary.config.fetch.storage_options)
+        document = write_summary(store, summary, exit_code)
+    except (LakevecError, OSError) as error:
+        _log.warning("summary.json could not be written: %s", error)
+        return
+    counts = document["counts"]
+    _log.info(
+        "%s (exit code %d): %d items, %d vectors, %d rejects, %d encoded in %.1f s; %s",
+        document["status"], exit_code, counts["items"], counts["vectors"], counts["rejects"], counts["encoded"],
+        document["seconds"]["total"], store.uri(summary_path(summary.run_id)),
+    )  # fmt: skip
+    if summary.message and exit_code == ExitCode.TOO_MANY_REJECTS:
+        _log.warning("%s", summary.message)
+
+
+@contextmanager
+def _timed(summary: Summary, stage: str) -> Iterator[None]:
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        summary.seconds[stage] = summary.seconds.get(stage, 0.0) + time.monotonic() - started

@@ -1,0 +1,108 @@
+"""Previews: what a job would do and cost (`--plan`), and what the model would see of one item (`lakevec render`).
+
+Nothing is written to the output and no model is loaded.
+"""
+
+from __future__ import annotations
+
+import tempfile
+
+from pipeline.config import Config
+from pipeline.errors import ManifestError
+from pipeline.estimate import Estimate, Spread, estimate
+from pipeline.fetch import Fetcher
+from pipeline.index.log import Log
+from pipeline.plan import Plan, make_plan
+from pipeline.prepare import Preparer
+from pipeline.render import render
+from pipeline.run import Run, check_same_kind, new_run_id, open_run
+from pipeline.storage import open_store
+from pipeline.tokenizer import PromptTokenizer
+from pipeline.types import WorkItem
+
+__all__ = ["preview", "render_item"]
+
+MIB = 1 << 20
+
+
+def preview(config: Config, *, uploaded: bool = False) -> str:
+    """What running `config` now would do, and a cost estimate from a sample that is really fetched and prepared.
+
+    Raises what the job itself would raise before it loads the model.
+    """
+    run = open_run(config, new_run_id(), uploaded=uploaded)
+    state = Log(run.store).state()
+    check_same_kind(run, state)
+    with tempfile.TemporaryDirectory(prefix="lakevec-preview-") as folder:
+        work_store = open_store(folder, {})
+        plan = make_plan(
+            config,
+            run.manifest,
+            run.store,
+            run_id=run.run_id,
+            compute_fingerprint=run.compute_fingerprint,
+            live=state.live,
+            parts=state.parts_where(specs=run.specs),
+            work_store=work_store,
+        )
+        with Fetcher(run.policy) as fetcher:
+            cost = estimate(
+                plan,
+                work_store,
+                load_many=fetcher.load_many,
+                prepare=_preparer(run).prepare,
+                specs=config.output.vectors,
+                hidden_dim=run.checkpoint.hidden_dim,
+            )
+    return _report(run, plan, cost)
+
+
+def render_item(config: Config, item_id: str) -> str:
+    """The exact prompt, token count and frames of the manifest's item `item_id`.
+
+    Raises ManifestError if there is no such item, RejectError if it has no prompt.
+    """
+    run = open_run(config, new_run_id(), uploaded=False)
+    for batch in run.manifest.batches():
+        for row in batch.rows:
+            if row.id == item_id:
+                item = WorkItem(
+                    row.id, row.texts, row.media, row.instruction, row.fps, row.max_frames, "", batch.file, row.row, 0
+                )
+                with Fetcher(run.policy) as fetcher:
+                    prepared = _preparer(run).prepare(fetcher.load(item))
+                return render(prepared, PromptTokenizer(run.checkpoint.folder))
+    raise ManifestError(f"the manifest {config.manifest.path} has no item {item_id!r}")
+
+
+def _preparer(run: Run) -> Preparer:
+    return Preparer(PromptTokenizer(run.checkpoint.folder), run.config.inputs)
+
+
+def _report(run: Run, plan: Plan, cost: Estimate) -> str:
+    counts = plan.counts
+    modalities = ", ".join(f"{n} {kind}" for kind, n in cost.by_modality.items() if n) or "nothing"
+    vectors = ", ".join(f"{name} {n / MIB:.2f} MiB" for name, n in cost.vector_bytes.items())
+    lines = [
+        f"manifest   {run.manifest.path}: {counts.items} items in {len(run.manifest.files)} files",
+        f"output     {run.store.root}",
+        f"model      {run.config.model.path} ({run.checkpoint.identity})",
+        f"items      {counts.new} new, {counts.changed} changed, {counts.unchanged} unchanged, "
+        f"{counts.deleted} deleted, "
+        f"{counts.retryable} to retry, {counts.resumed} done by an unfinished run",
+        f"to do      {counts.to_do} items: {modalities}",
+        f"sample     {cost.sampled} items prepared in {cost.sample_s:.1f} s",
+        f"text       {_tokens(cost.text_tokens)}",
+        f"visual     {_tokens(cost.visual_tokens)}",
+        f"vectors    {vectors}, uncompressed",
+    ]
+    if cost.rejects:
+        rejects = ", ".join(f"{code} {n}" for code, n in sorted(cost.rejects.items()))
+        lines.append(f"rejects    in the sample: {rejects}")
+    return "\n".join(lines)
+
+
+def _tokens(spread: Spread) -> str:
+    return (
+        f"{spread.total:.0f} ± {spread.total_error:.0f} tokens; an item {spread.mean:.0f}, 95 % below {spread.p95:.0f}"
+    )

@@ -1,0 +1,119 @@
+"""A run: everything that is settled before the first item is touched, all of it checked without loading the model."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint import Checkpoint, resolve_checkpoint
+from pipeline.config import Config, ModelConfig
+from pipeline.errors import ConfigError, OwnershipError, scrub
+from pipeline.fingerprint import compute_fingerprint
+from pipeline.index.snapshot import spec_info
+from pipeline.index.state import IndexState
+from pipeline.manifest.manifest import Manifest, open_manifest
+from pipeline.policy import FetchPolicy
+from pipeline.quantize import check_specs
+from pipeline.storage import Store, open_store
+from pipeline.template import TEMPLATE_VERSION
+from pipeline.tokenizer import PromptTokenizer
+
+__all__ = ["Run", "check_same_kind", "new_run_id", "open_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One process's attempt at a job. `compute_fingerprint` covers everything but the items and the vector specs."""
+
+    run_id: str
+    config: Config
+    store: Store
+    manifest: Manifest
+    checkpoint: Checkpoint
+    compute_fingerprint: str
+
+    @property
+    def specs(self) -> list[dict[str, Any]]:
+        """The vector columns as commits record them: name, dim, dtype."""
+        return spec_info(self.config.output.vectors, self.checkpoint.hidden_dim)
+
+    @property
+    def policy(self) -> FetchPolicy:
+        """What this run may read, and how."""
+        return FetchPolicy.of(self.config.fetch, self.manifest.folder)
+
+    @property
+    def model(self) -> ModelConfig:
+        """`config.model` as workers must resolve it: the same folder from anywhere, the same commit at any time."""
+        if self.checkpoint.identity.startswith("local:"):
+            return self.config.model.model_copy(update={"path": str(self.checkpoint.folder)})
+        _, _, commit = self.checkpoint.identity.partition("@")
+        return self.config.model.model_copy(update={"revision": commit.partition(":")[0]})
+
+
+def new_run_id() -> str:
+    """A name for this process start: sorts by time, safe in paths, never reused."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+
+
+def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
+    """Open output, manifest, tokenizer and model folder.
+
+    `uploaded`: the current directory was uploaded with the job and vanishes with it. Raises ConfigError or
+    ManifestError, in seconds, for anything that would stop the job later.
+    """
+    if uploaded and "://" not in config.output.path and not Path(config.output.path).is_absolute():
+        raise ConfigError(
+            f"output.path {config.output.path!r} is relative, and this job's working directory was uploaded: what it "
+            "writes there is lost with the job; give an absolute path that every node shares, or s3://…"
+        )
+    store = open_store(config.output.path, config.fetch.storage_options)
+    _check_reachable(store)
+    manifest = open_manifest(config.manifest, config.fetch.storage_options, vectors=config.output.vectors)
+    checkpoint = resolve_checkpoint(config.model, weights=False)
+    PromptTokenizer(checkpoint.folder)
+    check_specs(config.output.vectors, checkpoint.hidden_dim)
+    fingerprint = compute_fingerprint(
+        model_identity=checkpoint.identity,
+        model=config.model,
+        template_version=TEMPLATE_VERSION,
+        inputs=config.inputs,
+    )
+    return Run(run_id, config, store, manifest, checkpoint, fingerprint)
+
+
+def check_same_kind(run: Run, state: IndexState) -> None:
+    """Check that the index in `state` holds vectors of this run's kind.
+
+    Raises OwnershipError (exit 4) naming what differs: another compute fingerprint, or other vector specs.
+    """
+    if state.snapshot is None:
+        return
+    advice = "give this job another output.path, or the config that made this index"
+    if state.snapshot.fingerprint != run.compute_fingerprint:
+        raise OwnershipError(
+            f"{run.store.root} holds another kind of index: its compute fingerprint is {state.snapshot.fingerprint} "
+            f"(run {state.snapshot.run_id}), this config's is {run.compute_fingerprint}; the model, the instruction, "
+            "sampling or a pixel budget differs: "
+            f"reports/{state.snapshot.run_id}/summary.json has that run's config; {advice}"
+        )
+    wanted = {"specs": run.specs, "id_type": str(run.manifest.id_type)}
+    for key, name in (("specs", "vectors"), ("id_type", "ids of type")):
+        stored = state.snapshot.info.get(key)
+        if stored != wanted[key]:
+            raise OwnershipError(
+                f"{run.store.root} holds {name} {stored}, this config asks for {wanted[key]}; {advice}"
+            )
+
+
+def _check_reachable(store: Store) -> None:
+    try:
+        store.exists("_log")
+    except Exception as error:  # noqa: BLE001 - every file system raises its own
+        raise ConfigError(
+            f"output.path {store.root} cannot be reached: {scrub(f'{type(error).__name__}: {error}')}; check the path, "
+            "the credentials and fetch.storage_options"
+        ) from None

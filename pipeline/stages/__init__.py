@@ -1,0 +1,1 @@
+"""Orchestration: the only package that knows Ray. Stages, their session, the passes over the work list."""

@@ -1,0 +1,113 @@
+"""The chain: work list → Prepare → Encode → WritePart on Ray Data, streamed to the driver as receipts."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from pipeline.stages.encode import EncodeSettings, EncodeStage
+from pipeline.stages.pools import WRITE_CPUS, Pools
+from pipeline.stages.prepare import PrepareSettings, PrepareStage
+from pipeline.stages.session import ACTOR_RETRIES, TASK_RETRIES
+from pipeline.stages.write import RECEIPT, WriteSettings, write_outcomes
+from pipeline.storage import Store
+
+__all__ = ["Chain", "ReceiptStream", "build_chain"]
+
+WINDOWS_IN_FLIGHT = 2
+"""Windows an encoder holds: one in work, one fetched meanwhile."""
+
+_END = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What a run's stages need; the same for its first pass and for reconciling passes."""
+
+    prepare: PrepareSettings
+    encode: EncodeSettings
+    write: WriteSettings
+    pools: Pools
+    meter: Any
+
+
+def build_chain(
+    chain: Chain, store: Store, work_paths: Sequence[str], block_items: int, max_errored_blocks: int
+) -> ray.data.Dataset:
+    """A lazy dataset of `write.RECEIPT` rows for the work list files `work_paths` (relative to the output).
+
+    `block_items`: items of one preparation task. More than `max_errored_blocks` dropped blocks fail the run.
+    """
+    ray.data.DataContext.get_current().max_errored_blocks = max_errored_blocks
+    pools = chain.pools
+    work = ray.data.read_parquet([store.full(path) for path in work_paths], filesystem=store.fs)
+    return (
+        work.repartition(target_num_rows_per_block=block_items)
+        .map_batches(
+            PrepareStage,
+            fn_constructor_args=(chain.prepare, chain.meter),
+            batch_size=block_items,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=pools.preparers),
+            num_cpus=pools.cpus_per_preparer,
+            **ACTOR_RETRIES,
+        )
+        .map_batches(
+            EncodeStage,
+            fn_constructor_args=(chain.encode, chain.meter),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=pools.encoders, max_tasks_in_flight_per_actor=WINDOWS_IN_FLIGHT),
+            num_cpus=pools.cpus_per_encoder,
+            num_gpus=pools.gpus_per_encoder or None,
+            **ACTOR_RETRIES,
+        )
+        .map_batches(
+            write_outcomes,
+            fn_args=(chain.write,),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=WRITE_CPUS,
+            **TASK_RETRIES,
+        )
+    )
+
+
+class ReceiptStream:
+    """Receipts of a running dataset, pulled by a thread so that the driver can commit by the clock meanwhile."""
+
+    def __init__(self, dataset: ray.data.Dataset) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._pull, args=(dataset,), name="receipts", daemon=True)
+        self._thread.start()
+
+    def poll(self, timeout_s: float) -> pa.Table | None:
+        """The next receipts, an empty table if none came within `timeout_s`, None at the end.
+
+        Raises whatever ended the dataset early.
+        """
+        try:
+            got = self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            return RECEIPT.empty_table()
+        if got is _END:
+            return None
+        if isinstance(got, BaseException):
+            raise got
+        return got
+
+    def _pull(self, dataset: ray.data.Dataset) -> None:
+        try:
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                self._queue.put(batch)
+            self._queue.put(_END)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the driver's thread raises it
+            self._queue.put(error)

@@ -1,0 +1,71 @@
+"""Encode: one window in, its outcome rows out. Runs in GPU actors (CPU where the cluster has no GPU)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.checkpoint import resolve_checkpoint
+from pipeline.config import ModelConfig, VectorSpec
+from pipeline.models.encoder import Encoded, Encoder
+from pipeline.outcomes import window_outcomes
+from pipeline.types import Prepared
+from pipeline.window import unpack_window
+
+__all__ = ["EncodeSettings", "EncodeStage", "encode_distinct"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeSettings:
+    """Everything an encoder actor needs, small enough to be pickled."""
+
+    model: ModelConfig
+    specs: tuple[VectorSpec, ...]
+    carry: tuple[pa.Field, ...]
+    dedupe: bool
+
+
+class EncodeStage:
+    """The callable that Ray Data runs in encoder actors; the model is loaded once an actor."""
+
+    def __init__(self, settings: EncodeSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
+        # torch must load here and nowhere else: decoding processes never import it.
+        from pipeline.models.qwen3_vl import load_encoder
+
+        self._settings = settings
+        self._meter = meter
+        self._encoder: Encoder = load_encoder(resolve_checkpoint(settings.model), settings.model)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Outcome rows (`schema.outcomes_schema` and `outcomes.COST_FIELDS`) of the window in `table`."""
+        started = time.monotonic()
+        window = unpack_window(table)
+        encoded = encode_distinct(self._encoder, window.prepared, dedupe=self._settings.dedupe)
+        outcomes = window_outcomes(
+            window,
+            encoded.vectors,
+            specs=self._settings.specs,
+            carry=self._settings.carry,
+            encode_s=time.monotonic() - started,
+            padded_tokens=encoded.padded_tokens,
+        )
+        self._meter.encoded.remote(window.facts.num_rows, sum(item.n_tokens for item in window.prepared))
+        return outcomes
+
+
+def encode_distinct(encoder: Encoder, items: tuple[Prepared, ...], *, dedupe: bool) -> Encoded:
+    """`encoder.encode(items)`, computing items of equal content once if `dedupe`."""
+    if not items:
+        return Encoded(np.empty((0, encoder.hidden_dim), np.float32), 0)
+    if not dedupe:
+        return encoder.encode(items)
+    first: dict[str, int] = {}
+    for item in items:
+        first.setdefault(item.content_hash, len(first))
+    by_hash = {item.content_hash: item for item in reversed(items)}
+    encoded = encoder.encode([by_hash[content_hash] for content_hash in first])
+    return Encoded(encoded.vectors[[first[item.content_hash] for item in items]], encoded.padded_tokens)

@@ -1,0 +1,134 @@
+"""The passes over the work list: the first with everything, then smaller ones with what died with its worker."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import ray
+from ray.exceptions import RayError
+
+from pipeline.errors import LakevecError, scrub
+from pipeline.index.claim import Claim
+from pipeline.outcomes import crashed_outcomes
+from pipeline.plan import Plan
+from pipeline.stages.chain import Chain, ReceiptStream, build_chain
+from pipeline.stages.committer import Committer
+from pipeline.stages.losses import Losses, listen_for_losses, root_cause
+from pipeline.stages.meter import Reading
+from pipeline.stages.reconcile import CRASH_DETAIL, PASS_BLOCKS, lost_work, write_work
+from pipeline.stages.write import write_outcomes
+from pipeline.stop import StopRequest
+
+__all__ = ["Passes"]
+
+POLL_S = 0.5
+METER_EVERY_S = 2.0
+
+DRAIN_S = 20.0
+"""What a stopping run waits for windows in flight: SIGTERM is followed by SIGKILL after 30 s almost everywhere."""
+
+MIN_ERRORED_BLOCKS = 8
+ERRORED_BLOCK_FRACTION = 0.1
+"""Blocks of the first pass that may be lost: more than this is no bad file but a bad run."""
+
+_log = logging.getLogger("lakevec")
+
+
+@dataclass(slots=True)
+class Passes:
+    """One run's passes. `show(reading)` is called about twice a second with what the stages have done."""
+
+    chain: Chain
+    plan: Plan
+    claim: Claim
+    committer: Committer
+    stop: StopRequest
+    block_items: int
+    show: Callable[[Reading], None]
+
+    def run(self) -> bool:
+        """Bring every item of the work list to an outcome. False if the run was stopped first.
+
+        Raises OwnershipError if another run has taken over, LakevecError if a stage failed for good.
+        """
+        with listen_for_losses() as losses:
+            return self._run(losses)
+
+    def _run(self, losses: Losses) -> bool:
+        paths: Sequence[str] = self.plan.work_paths
+        for number, block_items in enumerate(PASS_BLOCKS):
+            if not self._stream(paths, block_items or self.block_items, first=number == 0):
+                return False
+            lost = lost_work(self.claim.store, self.plan.run_id, paths, self.committer.committed)
+            if lost is None:
+                return True
+            _log.warning("%d items were lost with their workers (%s)", lost.num_rows, losses.commonest)
+            if number and lost.num_rows > (block_items or 0) and not self.committer.committed:
+                raise LakevecError(
+                    f"no item at all came through, neither together nor in small groups: {losses.commonest}"
+                )
+            paths = [write_work(self.claim.store, f"_work/{self.plan.run_id}/pass-{number + 1}.parquet", lost)]
+        write = self.chain.write
+        crashed = crashed_outcomes(
+            lost,
+            specs=write.specs,
+            hidden_dim=write.hidden_dim,
+            carry=write.carry,
+            detail=scrub(f"{CRASH_DETAIL}: {losses.commonest}"),
+        )
+        self.committer.take(write_outcomes(crashed, write))
+        self.committer.flush()
+        return True
+
+    def _stream(self, paths: Sequence[str], block_items: int, *, first: bool) -> bool:
+        # Later passes hold only what already died once: there every block may.
+        allowed = max(MIN_ERRORED_BLOCKS, int(self.plan.counts.to_do / block_items * ERRORED_BLOCK_FRACTION))
+        dataset = build_chain(self.chain, self.claim.store, paths, block_items, allowed if first else -1)
+        try:
+            return self._pull(ReceiptStream(dataset))
+        except RayError as error:
+            raise _explained(error) from error
+        finally:
+            self.committer.flush()
+            # The next pass needs these actors' CPUs and GPUs, which their last handle holds.
+            del dataset
+            gc.collect()
+
+    def _pull(self, stream: ReceiptStream) -> bool:
+        draining_since: float | None = None
+        metered = 0.0
+        reading = Reading()
+        while (receipts := stream.poll(POLL_S)) is not None:
+            self.committer.take(receipts)
+            if self.claim.lost.is_set():
+                self.claim.recheck()
+            now = time.monotonic()
+            if now - metered >= METER_EVERY_S:
+                metered, reading = now, self._read_meter(reading)
+            self.show(reading)
+            if self.stop.reason and draining_since is None:
+                draining_since = now
+                _log.warning("%s: finishing what is under way, at most %.0f s", self.stop.reason, DRAIN_S)
+                self.chain.meter.drain.remote()
+            if draining_since is not None and now - draining_since > DRAIN_S:
+                return False
+        return draining_since is None
+
+    def _read_meter(self, last: Reading) -> Reading:
+        try:
+            reading: Reading = ray.get(self.chain.meter.read.remote(), timeout=POLL_S)
+        except RayError:
+            return last
+        return reading
+
+
+def _explained(error: BaseException) -> LakevecError:
+    """The LakevecError at the root of a Ray error, else one that names the root."""
+    cause = root_cause(error)
+    if isinstance(cause, LakevecError):
+        return cause
+    return LakevecError(f"a stage failed for good: {type(cause).__name__}: {str(cause).strip()[-2000:]}")

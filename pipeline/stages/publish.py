@@ -1,0 +1,77 @@
+"""Publishing: parts and live files are merged by Ray tasks, then one snapshot commit flips the index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray
+
+from pipeline.config import VectorSpec
+from pipeline.index.claim import Claim
+from pipeline.index.commits import Commit, FileEntry, Table
+from pipeline.index.merge import plan_merge, run_merge
+from pipeline.index.snapshot import commit_snapshot, require_complete
+from pipeline.schema import rejects_schema, vectors_schema
+from pipeline.stages.session import TASK_RETRIES
+
+__all__ = ["Publication", "publish"]
+
+POLL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What is to become live: `live` is what is now, `parts` what was written since; and the tables' columns."""
+
+    items_path: str
+    live: Sequence[FileEntry]
+    parts: Sequence[FileEntry]
+    specs: Sequence[VectorSpec]
+    hidden_dim: int
+    carry: Sequence[pa.Field]
+    id_type: pa.DataType
+    metadata: dict[str, str]
+    target_bytes: int
+
+    @property
+    def schemas(self) -> dict[Table, pa.Schema]:
+        """The two tables' schemas, with the metadata that their files bear."""
+        vectors = vectors_schema(self.specs, self.hidden_dim, self.carry, self.id_type, self.metadata)
+        return {Table.VECTORS: vectors, Table.REJECTS: rejects_schema(self.id_type, self.metadata)}
+
+
+def publish(publication: Publication, claim: Claim, beat: Callable[[int, int], None]) -> Commit | None:
+    """Merge and commit the snapshot; None if the live set is already right. `beat(done, all)` follows the tasks.
+
+    Raises IncompleteError if an item has no outcome, OwnershipError if another run has taken over.
+    """
+    plan = plan_merge(
+        claim.store,
+        publication.items_path,
+        publication.live,
+        publication.parts,
+        schemas=publication.schemas,
+        run_id=claim.run_id,
+        target_bytes=publication.target_bytes,
+    )
+    require_complete(plan.census)
+    if plan.changes_nothing and publication.live:
+        return None
+    merge = ray.remote(num_cpus=1, **TASK_RETRIES)(run_merge)
+    waiting = [merge.remote(claim.store, task) for task in plan.tasks]
+    order = {ref: number for number, ref in enumerate(waiting)}
+    merged: dict[int, FileEntry] = {}
+    while waiting:
+        done, waiting = ray.wait(waiting, timeout=POLL_S)
+        merged |= {order[ref]: ray.get(ref) for ref in done}
+        beat(len(merged), len(order))
+    return commit_snapshot(
+        claim,
+        plan,
+        [merged[number] for number in range(len(order))],
+        specs=publication.specs,
+        hidden_dim=publication.hidden_dim,
+        id_type=publication.id_type,
+    )

@@ -1,0 +1,72 @@
+"""Stop requests: Ctrl-C, SIGTERM (spot preemption, `ray job stop`) and the time budget, as one flag."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+
+from pipeline.errors import ExitCode
+
+__all__ = ["StopRequest", "listen_for_stop"]
+
+
+@dataclass(slots=True)
+class StopRequest:
+    """Why a run should end early, if it should. `deadline` is on `clock`, None without a time budget."""
+
+    deadline: float | None = None
+    clock: Callable[[], float] = time.monotonic
+    _signal: int | None = None
+    _event: threading.Event = field(default_factory=threading.Event)
+
+    def request(self, number: int) -> None:
+        """Ask to stop because signal `number` came; a second Ctrl-C stops at once."""
+        if self._signal == signal.SIGINT and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+        self._event.set()
+
+    @property
+    def reason(self) -> str | None:
+        """What to tell the user, None while the run may go on."""
+        if self._event.is_set():
+            return "interrupted" if self._signal == signal.SIGINT else "told to stop (SIGTERM)"
+        if self.deadline is not None and self.clock() >= self.deadline:
+            return "run.max_runtime_s is used up"
+        return None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """130 after Ctrl-C, 5 otherwise."""
+        return ExitCode.INTERRUPTED if self._signal == signal.SIGINT else ExitCode.INCOMPLETE
+
+
+@contextmanager
+def listen_for_stop(stop: StopRequest) -> Iterator[Callable[[], None]]:
+    """Turn SIGINT and SIGTERM into `stop` while inside; the yielded function installs the handlers again.
+
+    Ray replaces the SIGTERM handler when it connects, so call that function afterwards.
+    """
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        stop.request(number)
+
+    def install() -> None:
+        signal.signal(signal.SIGINT, handle)
+        signal.signal(signal.SIGTERM, handle)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # only the main thread may set handlers: a caller in another thread keeps its own
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    install()
+    try:
+        yield install
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

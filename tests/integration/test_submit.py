@@ -1,0 +1,68 @@
+"""`ray job submit` against a real head: both spellings, from any directory, with its status and logs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage import open_store
+from tests.fixtures.corpus import sample_rows, write_corpus
+from tests.fixtures.jobs import ROOT, last_summary, read_live, write_config
+from tests.fixtures.ray_head import RAY_ENV, RayHead, ray_command
+from tests.fixtures.tiny_model import tiny_model
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What a user uploads: the repository's tracked sources, and nothing that was built in it."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("pipeline", "jobs", "configs"):
+        subprocess.run(["cp", "-rp", str(ROOT / name), str(folder)], check=True)
+    return folder
+
+
+def submit(head: RayHead, checkout: Path, cwd: Path, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+    command = [ray_command(), "job", "submit", "--address", head.dashboard, "--working-dir", str(checkout), "--"]
+    return subprocess.run(
+        [*command, *entrypoint], cwd=cwd, env=os.environ | RAY_ENV, capture_output=True, text=True, timeout=240
+    )
+
+
+def test_both_spellings_from_any_directory(tmp_path: Path, checkout: Path, ray_head: RayHead) -> None:
+    config = write_config(
+        tmp_path,
+        manifest={"path": str(write_corpus(tmp_path / "lake"))},
+        output={"path": str(tmp_path / "out")},
+        model={"path": str(tiny_model())},
+    )
+    cap = ["--set", "run.max_reject_fraction=0.2"]
+    first = submit(ray_head, checkout, tmp_path, "python", "jobs/embed_corpus.py", "--config", str(config), *cap)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert f"{len(sample_rows())} items: {len(sample_rows())} new" in first.stdout
+    assert read_live(str(tmp_path / "out")).num_rows == len(sample_rows()) - 2
+
+    second = submit(ray_head, checkout, Path("/"), "jobs/embed_corpus.py", "--config", str(config), *cap)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert last_summary(open_store(str(tmp_path / "out"), {}))["counts"]["encoded"] == 0
+
+    too_many = submit(ray_head, checkout, tmp_path, "jobs/embed_corpus.py", "--config", str(config))
+    assert too_many.returncode == 1  # all that `ray job submit` can say; the summary has the code
+    assert last_summary(open_store(str(tmp_path / "out"), {}))["exit_code"] == 3
+
+
+def test_a_relative_output_would_be_lost(tmp_path: Path, checkout: Path, ray_head: RayHead) -> None:
+    config = write_config(
+        tmp_path,
+        manifest={"path": str(write_corpus(tmp_path / "lake"))},
+        output={"path": "out"},
+        model={"path": str(tiny_model())},
+    )
+    done = submit(ray_head, checkout, tmp_path, "python", "jobs/embed_corpus.py", "--config", str(config))
+    assert done.returncode == 1
+    assert "output.path 'out' is relative" in done.stdout + done.stderr

@@ -1,0 +1,38 @@
+"""Why blocks were dropped is heard from Ray Data's log, down to the root cause, without addresses."""
+
+from __future__ import annotations
+
+import logging
+
+from pipeline.stages.losses import listen_for_losses, root_cause
+
+LOGGER = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
+
+
+def wrapped(text: str) -> BaseException:
+    outer = RuntimeError("a task failed")
+    outer.__cause__ = ValueError(text)
+    return outer
+
+
+def test_the_commonest_root_cause() -> None:
+    with listen_for_losses() as losses:
+        assert losses.commonest is None
+        for text in ("rare", "common <X object at 0x7f00aa>", "common <X object at 0x7f00bb>"):
+            error = wrapped(text)
+            LOGGER.error("An exception was raised", exc_info=error)
+        LOGGER.error("no exception in this one")
+        assert losses.commonest == "ValueError: common <X object >"
+    LOGGER.error("after", exc_info=wrapped("later"))
+    assert losses.commonest == "ValueError: common <X object >"
+
+
+def test_root_cause_follows_both_kinds_of_wrapping() -> None:
+    inner = KeyError("x")
+
+    class Task(Exception):
+        cause = inner
+
+    outer = RuntimeError("outer")
+    outer.__cause__ = Task()
+    assert root_cause(outer) is inner

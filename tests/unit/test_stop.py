@@ -1,0 +1,51 @@
+"""Stop requests: signals and the time budget, and the exit code that goes with each."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from pipeline.errors import ExitCode
+from pipeline.stop import StopRequest, listen_for_stop
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, ExitCode.INCOMPLETE)]
+)
+def test_a_signal_asks_and_does_not_raise(number: signal.Signals, code: ExitCode) -> None:
+    before = signal.getsignal(number)
+    stop = StopRequest()
+    with listen_for_stop(stop):
+        assert stop.reason is None
+        os.kill(os.getpid(), number)
+        assert stop.reason is not None
+        assert stop.exit_code is code
+    assert signal.getsignal(number) is before
+
+
+def test_handlers_can_be_installed_again_over_another_librarys() -> None:
+    stop = StopRequest()
+    with listen_for_stop(stop) as install:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        install()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.exit_code is ExitCode.INCOMPLETE
+    assert stop.reason
+
+
+def test_a_second_ctrl_c_stops_at_once() -> None:
+    stop = StopRequest()
+    stop.request(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        stop.request(signal.SIGINT)
+
+
+def test_the_time_budget() -> None:
+    now = [0.0]
+    stop = StopRequest(deadline=10.0, clock=lambda: now[0])
+    assert stop.reason is None
+    now[0] = 10.0
+    assert stop.reason == "run.max_runtime_s is used up"
+    assert stop.exit_code is ExitCode.INCOMPLETE
