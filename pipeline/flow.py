@@ -75,6 +75,7 @@ def _embed(summary: Summary, stop: StopRequest, listen_again: Callable[[], None]
         check_same_kind(run, Log(run.store).state())
     with Claim.acquire(run.store, run.run_id, fingerprint=run.compute_fingerprint) as claim:
         check_same_kind(run, claim.state)
+        _log.info("run %s: reading the manifest %s", run.run_id, run.manifest.path)
         with _timed(summary, "plan"):
             plan = make_plan(
                 run.config,

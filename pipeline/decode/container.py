@@ -107,13 +107,9 @@ def decode_packet(stream: VideoStream, packet: Packet[VideoStream] | None) -> li
 def _video_format(data: bytes) -> MediaFormat:
     found = sniff(data)
     if found is None:
-        raise RejectError(
-            RejectCode.UNSUPPORTED_FORMAT, "the bytes start like no video format that lakevec reads"
-        )
+        raise RejectError(RejectCode.UNSUPPORTED_FORMAT, "the bytes start like no video format that lakevec reads")
     if not found.is_video:
-        raise RejectError(
-            RejectCode.UNSUPPORTED_FORMAT, f"this is a {found} picture; give it in the image column"
-        )
+        raise RejectError(RejectCode.UNSUPPORTED_FORMAT, f"this is a {found} picture; give it in the image column")
     return found
 
 

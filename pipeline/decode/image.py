@@ -82,13 +82,9 @@ def resize_image(image: Image.Image, height_px: int, width_px: int) -> NDArray[n
 def _image_format(data: bytes) -> MediaFormat:
     found = sniff(data)
     if found is None:
-        raise RejectError(
-            RejectCode.UNSUPPORTED_FORMAT, "the bytes start like no image format that lakevec reads"
-        )
+        raise RejectError(RejectCode.UNSUPPORTED_FORMAT, "the bytes start like no image format that lakevec reads")
     if not found.is_image:
-        raise RejectError(
-            RejectCode.UNSUPPORTED_FORMAT, f"this is {found} video; give it in the video column"
-        )
+        raise RejectError(RejectCode.UNSUPPORTED_FORMAT, f"this is {found} video; give it in the video column")
     if found is MediaFormat.HEIC and not _register_heif():
         raise RejectError(RejectCode.UNSUPPORTED_FORMAT, "HEIC needs the extra: pip install 'lakevec[heif]'")
     return found

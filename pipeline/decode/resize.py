@@ -24,6 +24,7 @@ __all__ = ["resize_frame", "resize_frames"]
 BLOCK_ROWS = 32
 """Output rows of one product: fewer make BLAS calls too small, more make the blocks mostly zeros."""
 
+GATHER_COST = 2  # picking a pixel by its place, measured against walking along rows
 UNIT_ROUNDOFF = 2.0**-24  # of float32
 MAX_LEVEL = 255
 
@@ -56,24 +57,26 @@ def resize_frame(frame: NDArray[np.uint8], height_px: int, width_px: int) -> NDA
         return frame
     frame = np.ascontiguousarray(frame)
     tall, wide = axis_taps(height, height_px), axis_taps(width, width_px)
-    near = _near_ties(values := _by_blas(frame, tall, wide), _tolerance(tall, wide))
-    # However many ties a picture has, it never costs more than all of it in torch's order.
+    turned, near = _rounded(_by_blas(frame, tall, wide), _tolerance(tall, wide))
+    # A picture of little but ties, such as one of two neighbouring levels, is cheaper to do over as a whole.
     if np.count_nonzero(near) > _break_even_values(frame, tall, wide):
         return _levels(exact_frame(frame, tall, wide))
-    columns, rows, channels = np.nonzero(near)
-    values[columns, rows, channels] = exact_values(frame, tall, wide, (rows, columns, channels))
-    return np.ascontiguousarray(_levels(values).swapaxes(0, 1))
+    columns, rows, channels = np.unravel_index(np.flatnonzero(near), near.shape)
+    turned[columns, rows, channels] = _levels(exact_values(frame, tall, wide, (rows, columns, channels)))
+    return np.ascontiguousarray(turned.swapaxes(0, 1))
 
 
 def _levels(values: Float32) -> NDArray[np.uint8]:
-    return np.clip(np.rint(values, out=values), 0, MAX_LEVEL, out=values).astype(np.uint8)
+    return np.rint(np.clip(values, 0, MAX_LEVEL)).astype(np.uint8)
 
 
-def _near_ties(values: Float32, tolerance: float) -> NDArray[np.bool_]:
-    # Beyond the ends of the scale both neighbours of a tie are the same level.
-    inside = np.clip(values, 0, MAX_LEVEL)
-    near: NDArray[np.bool_] = np.abs(inside - np.rint(inside)) >= 0.5 - tolerance
-    return near
+def _rounded(values: Float32, tolerance: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Levels of `values` (which it overwrites), and which of them an error of `tolerance` could change."""
+    # Clamped first: beyond the ends of the scale both neighbours of a tie are the same level.
+    np.clip(values, 0, MAX_LEVEL, out=values)
+    levels = np.rint(values)
+    apart = np.abs(np.subtract(values, levels, out=values), out=values)
+    return levels.astype(np.uint8), apart >= 0.5 - tolerance
 
 
 def _tolerance(tall: AxisTaps, wide: AxisTaps) -> float:
@@ -81,7 +84,7 @@ def _tolerance(tall: AxisTaps, wide: AxisTaps) -> float:
 
     Twice, as both orders round; one tap more than there are covers the terms of higher order.
     """
-    taps = tall.weights.shape[1] + wide.weights.shape[1] + 1
+    taps: int = tall.weights.shape[1] + wide.weights.shape[1] + 1
     return 2 * taps * UNIT_ROUNDOFF * tall.gain * wide.gain * MAX_LEVEL
 
 
@@ -89,8 +92,9 @@ def _break_even_values(frame: NDArray[np.uint8], tall: AxisTaps, wide: AxisTaps)
     """How many values cost as much one by one, each with its own first pass, as the whole frame does."""
     height, _, channels = frame.shape
     tall_taps, wide_taps = tall.weights.shape[1], wide.weights.shape[1]
-    whole = len(wide.first) * channels * (height * wide_taps + len(tall.first) * tall_taps)
-    return whole / (tall_taps * wide_taps)
+    whole: int = len(wide.first) * channels * (height * wide_taps + len(tall.first) * tall_taps)
+    each: int = GATHER_COST * tall_taps * wide_taps
+    return whole / each
 
 
 def _by_blas(frame: NDArray[np.uint8], tall: AxisTaps, wide: AxisTaps) -> Float32:
@@ -99,9 +103,7 @@ def _by_blas(frame: NDArray[np.uint8], tall: AxisTaps, wide: AxisTaps) -> Float3
     height_px, width_px = len(tall.first), len(wide.first)
     short = _along_rows(frame.reshape(height, width * channels), height_px)
     turned = np.ascontiguousarray(short.reshape(height_px, width, channels).swapaxes(0, 1))
-    return _along_rows(turned.reshape(width, height_px * channels), width_px).reshape(
-        width_px, height_px, channels
-    )
+    return _along_rows(turned.reshape(width, height_px * channels), width_px).reshape(width_px, height_px, channels)
 
 
 def _along_rows(matrix: NDArray[np.uint8] | Float32, out_rows: int) -> Float32:

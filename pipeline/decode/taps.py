@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 __all__ = ["AxisTaps", "axis_taps", "exact_frame", "exact_values"]
 
 Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 CUBIC_A = np.float32(-0.5)  # Keys' cubic; Pillow and antialiased torch use it, plain torch -0.75
 CUBIC_SUPPORT = np.float32(2)
@@ -50,7 +50,7 @@ class AxisTaps:
 
     @property
     def gain(self) -> float:
-        """The most that a row's weights add up to without their signs: how an error in the input may grow."""
+        """The most that a pixel's weights add up to without their signs: how an error in the input may grow."""
         return float(np.abs(self.weights).sum(axis=1).max())
 
     def places(self, tap: int) -> Int64:
@@ -75,10 +75,12 @@ def axis_taps(in_px: int, out_px: int) -> AxisTaps:
     first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
     counts = np.minimum((centre + support + 0.5).astype(np.int64), in_px) - first
     places = np.arange(counts.max())
-    offset = (places + first[:, None]).astype(np.float32) - centre[:, None] + np.float32(0.5)
-    weights = np.where(places < counts[:, None], _cubic(offset * (1 / stretch)), np.float32(0))
+    offset = (places + first[:, None]).astype(np.float32) - centre[:, None]
+    # In C, 0.5 is a double and so is what it is added to; the filter takes a float again.
+    apart = ((offset + np.float64(0.5)) * np.float64(1 / stretch)).astype(np.float32)
+    weights = np.where(places < counts[:, None], _cubic(apart), np.float32(0))
     # cumsum adds in order; sum adds in pairs.
-    weights = weights / np.cumsum(weights, axis=1, dtype=np.float32)[:, -1:]
+    weights /= np.cumsum(weights, axis=1, dtype=np.float32)[:, -1:]
     grouped = 1 + (counts - 1) // GROUP_TAPS * GROUP_TAPS
     return AxisTaps(in_px, first, weights, places >= grouped[:, None])
 
@@ -96,9 +98,7 @@ def _fma(a: Float32 | np.float32, b: Float32, c: Float32 | np.float32) -> Float3
     return (np.multiply(a, b, dtype=np.float64) + c).astype(np.float32)
 
 
-def exact_values(
-    frame: NDArray[np.uint8], tall: AxisTaps, wide: AxisTaps, at: tuple[Int64, Int64, Int64]
-) -> Float32:
+def exact_values(frame: NDArray[np.uint8], tall: AxisTaps, wide: AxisTaps, at: tuple[Int64, Int64, Int64]) -> Float32:
     """float32[k]: the values of the resized frame (uint8[h, w, c]) at `at`: int64[k] rows, columns and channels.
 
     Costs k · taps of `tall` · taps of `wide`; see `exact_frame` where that is too many.
@@ -116,11 +116,12 @@ def _values(
 ) -> Float32:
     _, width, depth = frame.shape
     flat = frame.reshape(-1)
-    read = np.minimum(tall.first[rows][:, None] + np.arange(tall.weights.shape[1]), tall.in_px - 1)
-    left, start = wide.first[columns], read * (width * depth) + channels[:, None]
+    lines = np.minimum(tall.first[rows][:, None] + np.arange(tall.weights.shape[1]), tall.in_px - 1)
+    left, start = wide.first[columns], lines * (width * depth) + channels[:, None]
 
     def across(tap: int) -> NDArray[np.uint8]:
-        return flat[start + (np.minimum(left + tap, width - 1) * depth)[:, None]]
+        read: NDArray[np.uint8] = flat[start + (np.minimum(left + tap, width - 1) * depth)[:, None]]
+        return read
 
     middle = _in_order(across, wide.weights[columns][:, None], wide.fused[columns][:, None])
     return _in_order(lambda tap: middle[:, tap], tall.weights[rows], tall.fused[rows])
@@ -135,20 +136,24 @@ def exact_frame(frame: NDArray[np.uint8], tall: AxisTaps, wide: AxisTaps) -> Flo
     return _along_rows(upright, tall).reshape(-1, len(wide.first), depth)
 
 
-def _along_rows(matrix: NDArray[np.uint8] | Float32, axis: AxisTaps) -> Float32:
+def _along_rows(matrix: Pixels, axis: AxisTaps) -> Float32:
     result = np.empty((len(axis.first), matrix.shape[1]), np.float32)
     step = max(1, CHUNK_VALUES // len(axis.first))
     for start in range(0, matrix.shape[1], step):
-        part = np.ascontiguousarray(matrix[:, start : start + step])
-        result[:, start : start + step] = _in_order(
-            lambda tap, part=part: part[axis.places(tap)], axis.weights[:, None], axis.fused[:, None]
-        )
+        part = slice(start, start + step)
+        result[:, part] = _part_along_rows(matrix[:, part], axis)
     return result
 
 
-def _in_order(
-    values: Callable[[int], NDArray[np.uint8] | Float32], weights: Float32, fused: NDArray[np.bool_]
-) -> Float32:
+def _part_along_rows(part: Pixels, axis: AxisTaps) -> Float32:
+    def lines(tap: int) -> Pixels:
+        read: Pixels = part[axis.places(tap)]
+        return read
+
+    return _in_order(lines, axis.weights[:, None], axis.fused[:, None])
+
+
+def _in_order(values: Callable[[int], Pixels], weights: Float32, fused: NDArray[np.bool_]) -> Float32:
     """Sum over taps of `values(tap)` · `weights[..., tap]`, rounded to float32 as often and where torch rounds."""
     total = (values(0) * weights[..., 0]).astype(np.float32)
     for tap in range(1, weights.shape[-1]):

@@ -119,9 +119,7 @@ def _first_picture(data: bytes, first: int) -> tuple[int, int, int]:
         return frames[0].height, frames[0].width, frames[0].rotation
 
 
-def _seconds(
-    timeline: Timeline, time_base: Fraction | None, declared: Fraction | None
-) -> NDArray[np.float64]:
+def _seconds(timeline: Timeline, time_base: Fraction | None, declared: Fraction | None) -> NDArray[np.float64]:
     shown = timeline.shown
     if timeline.counted and np.array_equal(timeline.packets, np.arange(len(timeline.packets))):
         return np.arange(len(shown)) / (float(declared) if declared else FALLBACK_FPS)

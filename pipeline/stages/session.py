@@ -27,6 +27,7 @@ from pipeline.errors import ConfigError
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about a changing default
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ log warns of ray#53727 once an actor, on stderr
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a user's lake is nobody's statistics
 
 import ray
 import ray.data

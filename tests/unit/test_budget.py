@@ -65,7 +65,8 @@ def test_a_size_is_whole_tokens_within_the_limit_or_refused(height_px: int, widt
         assert ratio > 200 or 32 * 32 * ratio > maximum / 2
     else:
         assert size[0] % 32 == size[1] % 32 == 0
-        assert 0 < size[0] * size[1] <= max(maximum, 4096 * 4)
+        # Raised to the minimum, each side is rounded up: (a + 32)(b + 32) with ab = 4096 and a/b up to 200.
+        assert 0 < size[0] * size[1] <= max(maximum, 34_224)
 
 
 def test_halves_round_to_even() -> None:

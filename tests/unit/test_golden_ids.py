@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from pipeline.budget import frame_list_first_size
 from pipeline.config import InputsConfig
 from pipeline.errors import RejectCode, RejectError
 from pipeline.prepare import Preparer
@@ -22,7 +18,6 @@ from tests.fixtures.golden_cases import (
     TRUNCATION_MAX_LENGTH,
     TRUNCATION_NAMES,
     embed_item,
-    formula_image,
     golden_embed,
     golden_ids,
     patchify,
@@ -36,13 +31,6 @@ VIDEO_NAMES = [name for name in EMBED_NAMES if "pixel_values_videos" in golden_e
 POSITION_NAMES = [
     name for name in (*EMBED_NAMES, *TRUNCATION_NAMES) if "position_ids_sha256_i64le" in golden_embed(name)
 ]
-
-FILE_FRAMES = {
-    "vidfile_300f_25fps_320x240": (300, 12),
-    "vidfile_fps2_max6": (300, 6),
-    "vidfile_short_3f": (3, 2),
-}
-"""Frames in each golden file, and how many the reference took."""
 
 
 @functools.cache
@@ -69,50 +57,32 @@ def test_positions_are_the_reference_s(name: str) -> None:
     assert digest == want["position_ids_sha256_i64le"]
 
 
+def pixels_of(name: str, *kinds: MediaKind) -> tuple[list[list[int]], dict[str, object]]:
+    """Grids, and the patches as the golden data describes them, of the visuals of `kinds`."""
+    visuals = [visual for visual in prepared(name).visuals if visual.kind in kinds]
+    patches = np.concatenate([patchify(visual.frames) for visual in visuals])
+    digest = hashlib.sha256(patches.astype("<f4").tobytes()).hexdigest()
+    return [list(visual.grid_thw) for visual in visuals], {"shape": list(patches.shape), "sha256_f32le": digest}
+
+
+def of_golden(pixels: dict[str, object]) -> dict[str, object]:
+    return {key: pixels[key] for key in ("shape", "sha256_f32le")}
+
+
 @pytest.mark.parametrize("name", IMAGE_NAMES)
 def test_image_pixels_are_the_reference_s_to_the_bit(name: str) -> None:
-    images = [visual for visual in prepared(name).visuals if visual.kind is MediaKind.IMAGE]
-    patches = np.concatenate([patchify(visual.frames) for visual in images])
-    assert [list(visual.grid_thw) for visual in images] == golden_embed(name)["image_grid_thw"]
-    want = golden_embed(name)["pixel_values"]
-    assert list(patches.shape) == want["shape"]
-    assert hashlib.sha256(patches.astype("<f4").tobytes()).hexdigest() == want["sha256_f32le"]
-
-
-def reference_frames(medium: LoadedMedia, name: str, grid_thw: list[int]) -> np.ndarray:
-    """The reference's own resizing on torch; the digest in the test below shows that it is."""
-    if medium.kind is MediaKind.FRAMES:
-        chosen = np.linspace(0, len(medium.blobs) - 1, min(len(medium.blobs), 64), dtype=int)
-        opened = [Image.open(io.BytesIO(medium.blobs[index])) for index in chosen]
-        first = frame_list_first_size(opened[0].height, opened[0].width)
-        stack = [np.asarray(image.resize(first[::-1])) for image in opened]
-        stack += stack[-1:] * (len(stack) % 2)
-    else:
-        n_total, n_frames = FILE_FRAMES[name]
-        seeds = torch.linspace(0, n_total - 1, n_frames).round().long().tolist()
-        stack = [formula_image(320, 240, seed) for seed in seeds]
-    planes = torch.from_numpy(np.stack(stack)).permute(0, 3, 1, 2).float()
-    size = (grid_thw[1] * 16, grid_thw[2] * 16)
-    resized = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True)
-    return resized.clamp(0, 255).round().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    want = golden_embed(name)
+    grids, pixels = pixels_of(name, MediaKind.IMAGE)
+    assert grids == want["image_grid_thw"]
+    assert pixels == of_golden(want["pixel_values"])
 
 
 @pytest.mark.parametrize("name", VIDEO_NAMES)
-def test_video_pixels_are_the_reference_s_but_for_rounding_ties(name: str) -> None:
+def test_video_pixels_are_the_reference_s_to_the_bit(name: str) -> None:
     want = golden_embed(name)
-    media = [medium for medium in embed_item(name).media if medium.kind is not MediaKind.IMAGE]
-    reference = [
-        reference_frames(medium, name, grid) for medium, grid in zip(media, want["video_grid_thw"], strict=True)
-    ]
-    patches = np.concatenate([patchify(frames) for frames in reference])
-    assert hashlib.sha256(patches.astype("<f4").tobytes()).hexdigest() == want["pixel_values_videos"]["sha256_f32le"]
-
-    ours = [visual for visual in prepared(name).visuals if visual.kind is not MediaKind.IMAGE]
-    assert [list(visual.grid_thw) for visual in ours] == want["video_grid_thw"]
-    for visual, frames in zip(ours, reference, strict=True):
-        levels = np.abs(visual.frames.astype(int) - frames)
-        assert levels.max() <= 1
-        assert levels.mean() <= 2e-3  # the whole ratios of these sizes make more ties than photos do
+    grids, pixels = pixels_of(name, MediaKind.FRAMES, MediaKind.VIDEO)
+    assert grids == want["video_grid_thw"]
+    assert pixels == of_golden(want["pixel_values_videos"])
 
 
 def test_facts_of_the_golden_items() -> None:

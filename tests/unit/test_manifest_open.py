@@ -281,7 +281,7 @@ class _Spying(pa.ExtensionType):  # type: ignore[misc]
     unpacked: list[bytes] = []  # noqa: RUF012
 
     def __init__(self) -> None:
-        super().__init__(pa.list_(pa.float32()), "ray.data.arrow_tensor_v2")
+        super().__init__(pa.list_(pa.float32()), "ray.data.arrow_tensor_spy")
 
     def __arrow_ext_serialize__(self) -> bytes:
         return b"payload"
@@ -299,11 +299,11 @@ def test_ray_extension_types_are_refused_unread(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "m.parquet")
     pa.register_extension_type(kind)
     try:
-        with pytest.raises(ManifestError, match=r"m\.parquet.*ray\.data\.arrow_tensor_v2"):
+        with pytest.raises(ManifestError, match=r"m\.parquet.*ray\.data\.arrow_tensor_spy"):
             opened(tmp_path / "m.parquet")
         assert _Spying.unpacked == []
         pq.read_schema(tmp_path / "m.parquet")
         assert b"payload" in _Spying.unpacked, "the spy must see what an ordinary reader does"
     finally:
-        pa.unregister_extension_type("ray.data.arrow_tensor_v2")
+        pa.unregister_extension_type("ray.data.arrow_tensor_spy")
         _Spying.unpacked.clear()

@@ -81,7 +81,8 @@ def test_a_file_over_the_budget_is_resized_under_total_pixels() -> None:
     check_whole(small)
     assert small.n_frames == 8
     assert small.n_visual_tokens < as_reference.n_visual_tokens
-    assert not small.truncated  # nothing is missing, it is only smaller
+    assert small.truncated  # every frame is there, but smaller than the model would have had it
+    assert not as_reference.truncated
 
 
 def test_a_file_still_over_the_budget_shows_fewer_frames(video: LoadedMedia) -> None:
