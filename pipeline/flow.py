@@ -32,7 +32,7 @@ from pipeline.stages.session import ray_session, uploaded_working_dir
 from pipeline.stages.shared_paths import check_shared_paths
 from pipeline.stages.write import WriteSettings
 from pipeline.stop import StopRequest, listen_for_stop
-from pipeline.storage import open_store
+from pipeline.storage import Store, open_store
 from pipeline.summary import Summary, summary_path, write_summary
 
 __all__ = ["embed_corpus"]
@@ -75,36 +75,46 @@ def _embed(summary: Summary, stop: StopRequest, listen_again: Callable[[], None]
         check_same_kind(run, Log(run.store).state())
     with Claim.acquire(run.store, run.run_id, fingerprint=run.compute_fingerprint) as claim:
         check_same_kind(run, claim.state)
+        _sweep(run.store, "_work")  # only the owner gets here: what lies there is a dead run's
         _log.info("run %s: reading the manifest %s", run.run_id, run.manifest.path)
-        with _timed(summary, "plan"):
-            plan = make_plan(
-                run.config,
-                run.manifest,
-                run.store,
-                run_id=run.run_id,
-                compute_fingerprint=run.compute_fingerprint,
-                live=claim.state.live,
-                parts=claim.state.parts_where(specs=run.specs),
-            )
-        counts = plan.counts
-        summary.counts = {name: getattr(counts, name) for name in ("items", "new", "changed", "unchanged", "deleted")}
-        _log.info(
-            "run %s: %d items: %d new, %d changed, %d unchanged, %d deleted, %d to retry, %d resumed; %d to do",
-            run.run_id, counts.items, counts.new, counts.changed, counts.unchanged, counts.deleted,
-            counts.retryable, counts.resumed, counts.to_do,
-        )  # fmt: skip
-        live = claim.state.live
-        if counts.to_do or counts.deleted or claim.state.parts or not claim.state.snapshot:
-            with ray_session(run.config.resources) as cluster:
-                listen_again()
-                check_shared_paths(run.store, _local_inputs(run), cluster.node_ids, run.run_id)
-                pools = size_pools(run.config.resources, cluster)
-                if not _carry_out(run, plan, claim, pools, summary, stop):
-                    _log.warning("%s; what is committed stays, run again to continue", stop.reason)
-                    return stop.exit_code
-            live = Log(run.store).state().live
-        _sweep(run)
-        return _judge(run, live, summary)
+        try:
+            live = _bring_up_to_date(run, claim, summary, stop, listen_again)
+        finally:
+            _sweep(run.store, f"_work/{run.run_id}")
+    return stop.exit_code if live is None else _judge(run, live, summary)
+
+
+def _bring_up_to_date(
+    run: Run, claim: Claim, summary: Summary, stop: StopRequest, listen_again: Callable[[], None]
+) -> tuple[FileEntry, ...] | None:
+    """The live set that accounts for the whole manifest, None if the run was stopped first."""
+    with _timed(summary, "plan"):
+        plan = make_plan(
+            run.config,
+            run.manifest,
+            run.store,
+            run_id=run.run_id,
+            compute_fingerprint=run.compute_fingerprint,
+            live=claim.state.live,
+            parts=claim.state.parts_where(specs=run.specs),
+        )
+    counts = plan.counts
+    summary.counts = {name: getattr(counts, name) for name in ("items", "new", "changed", "unchanged", "deleted")}
+    _log.info(
+        "run %s: %d items: %d new, %d changed, %d unchanged, %d deleted, %d to retry, %d resumed; %d to do",
+        run.run_id, counts.items, counts.new, counts.changed, counts.unchanged, counts.deleted,
+        counts.retryable, counts.resumed, counts.to_do,
+    )  # fmt: skip
+    if claim.state.snapshot and not (counts.to_do or counts.deleted or claim.state.parts):
+        return claim.state.live
+    with ray_session(run.config.resources) as cluster:
+        listen_again()
+        check_shared_paths(run.store, _local_inputs(run), cluster.node_ids, run.run_id)
+        pools = size_pools(run.config.resources, cluster)
+        if not _carry_out(run, plan, claim, pools, summary, stop):
+            _log.warning("%s; what is committed stays, run again to continue", stop.reason)
+            return None
+    return Log(run.store).state().live
 
 
 def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summary, stop: StopRequest) -> bool:
@@ -192,10 +202,9 @@ def _local_inputs(run: Run) -> list[str]:
     return [*local[:1], run.model.path] if run.checkpoint.identity.startswith("local:") else local[:1]
 
 
-def _sweep(run: Run) -> None:
-    # Only the owner gets here, so whatever lies under _work/ belongs to this run or to dead ones.
-    for stored in run.store.list("_work"):
-        run.store.delete(stored.path)
+def _sweep(store: Store, folder: str) -> None:
+    for stored in store.list(folder):
+        store.delete(stored.path)
 
 
 def _leave(summary: Summary, exit_code: ExitCode) -> None:

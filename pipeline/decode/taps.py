@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AxisTaps", "axis_taps", "exact_frame", "exact_values"]
+__all__ = ["CACHED_AXES", "GROUP_TAPS", "AxisTaps", "Float32", "axis_taps", "exact_frame", "exact_values"]
 
 Float32 = NDArray[np.float32]
 Int64 = NDArray[np.int64]
