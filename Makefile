@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml $(wildcard $(CONSTRAINTS))
 
 demo: install ## embed a small mixed corpus with a tiny model, and show what came out
 	$(BIN)/python -m tests.demo make
-	-$(BIN)/python jobs/embed_corpus.py --config configs/demo.yaml
+	$(BIN)/python jobs/embed_corpus.py --config configs/demo.yaml
 	$(BIN)/python -m tests.demo show
 
 lint: install ## formatting, style, types and dependency direction

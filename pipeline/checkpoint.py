@@ -18,7 +18,7 @@ from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.weights import digest_weights, weight_files
 
-__all__ = ["Checkpoint", "resolve_checkpoint"]
+__all__ = ["Checkpoint", "resolve_checkpoint", "resolve_same"]
 
 MODEL_TYPE = "qwen3_vl"
 MODELSCOPE = "modelscope:"
@@ -71,6 +71,20 @@ def resolve_checkpoint(model: ModelConfig, *, weights: bool = True) -> Checkpoin
     if not _HUB_ID.fullmatch(model.path):
         raise ConfigError(f"model.path {model.path!r}: no such folder on this machine")
     return _from_hub(model.path, model.revision, weights)
+
+
+def resolve_same(model: ModelConfig, identity: str, *, weights: bool = True) -> Checkpoint:
+    """`resolve_checkpoint` on another machine than the one that found `identity`.
+
+    Raises ConfigError if this machine's folder holds another model: its vectors would be mixed into the same index.
+    """
+    checkpoint = resolve_checkpoint(model, weights=weights)
+    if checkpoint.identity != identity:
+        raise ConfigError(
+            f"model.path {model.path!r} is {checkpoint.identity} on this node and {identity} where the job started; "
+            "give every node the same folder, or name the model by its hub id and revision"
+        )
+    return checkpoint
 
 
 def _local(folder: Path, revision: str | None, weights: bool) -> Checkpoint:

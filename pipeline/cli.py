@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from pipeline.config import Config, load_config
-from pipeline.errors import ExitCode, LakevecError, RejectError
+from pipeline.errors import ConfigError, ExitCode, LakevecError, RejectError
 from pipeline.storage import Store, open_store
 
 __all__ = ["main"]
@@ -73,6 +73,8 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def _store(options: argparse.Namespace) -> Store:
+    if options.overrides and not options.config:
+        raise ConfigError("--set changes a config: give --config too")
     config = load_config(options.config, options.overrides) if options.config else None
     return open_store(options.output, config.fetch.storage_options if config else {})
 

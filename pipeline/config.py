@@ -34,6 +34,8 @@ __all__ = [
 
 MIB = 1 << 20
 
+_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+
 COLUMN_ROLES = (
     "id", "text", "image", "video", "frames", "instruction", "fps", "max_frames",
     "etag", "size", "last_modified", "version", "content_hash",
@@ -44,10 +46,10 @@ COLUMN_ROLES = (
 RESERVED_NAMES = frozenset(
     (
         "id", "modality", "n_tokens", "n_visual_tokens", "n_frames", "truncated", "fingerprint", "content_hash",
-        "stage", "code", "detail", "retryable", "attempts", "kept_previous",
+        "stage", "code", "detail", "retryable", "attempts", "kept_previous", "run",
     )
 )  # fmt: skip
-"""Columns of the two tables: no vector may take one of these names, in either."""
+"""Columns of the two tables, and `run`, which DuckDB reads out of folders called `run=…`: no vector has such a name."""
 
 
 class _Section(BaseModel):
@@ -69,6 +71,12 @@ class ManifestConfig(_Section):
         for role in columns:
             if role not in COLUMN_ROLES:
                 raise ValueError(f"unknown column {role!r}{_nearest(role, COLUMN_ROLES)}")
+        places = {role: columns.get(role, role) for role in COLUMN_ROLES}
+        for role, name in columns.items():
+            other = next((each for each in columns if each != role and columns[each] == name), None)
+            other = other or ("id" if role != "id" and places["id"] == name else None)
+            if other:
+                raise ValueError(f"{role} and {other} are both read from column {name!r}")
         return columns
 
 
@@ -143,7 +151,7 @@ class VideoConfig(_Section):
 
 
 class InputsConfig(_Section):
-    """How an item becomes a prompt. Everything here decides vectors and is part of the fingerprint."""
+    """How an item becomes a prompt. All that decides a vector (so not `dedupe` or `identity`) is fingerprinted."""
 
     instruction: str | None = None
     max_length: int = Field(default=8192, ge=64, description="tokens")
@@ -258,6 +266,8 @@ def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     if detail["type"] == "missing":
         return f"{name} is missing"
     message = re.sub(r"^Value error, ", "", detail["msg"])
+    if where[:2] == ["fetch", "storage_options"]:
+        return f"{name}: {message}"  # what was given there may be a secret
     return (
         f"{name}: {message} (got {detail['input']!r})"
         if not isinstance(detail["input"], dict)
@@ -286,9 +296,11 @@ def _nearest(key: str, valid: tuple[str, ...]) -> str:
 
 
 def redacted(config: Config) -> dict[str, Any]:
-    """The config as plain YAML values with every storage option but endpoints and regions hidden."""
+    """The config as plain YAML values; of storage options only endpoints and regions are shown, of URIs no userinfo."""
     tree = config.model_dump(mode="json")
     shown = {"endpoint_url", "region_name", "anon", "use_ssl", "client_kwargs", "config_kwargs"}
+    for section in ("manifest", "output"):
+        tree[section]["path"] = _bare(tree[section]["path"])
     tree["fetch"]["storage_options"] = {
         scheme: _hide(options, shown) for scheme, options in tree["fetch"]["storage_options"].items()
     }
@@ -297,6 +309,10 @@ def redacted(config: Config) -> dict[str, Any]:
 
 def _hide(options: dict[str, Any], shown: set[str]) -> dict[str, Any]:
     return {
-        key: _hide(value, shown) if isinstance(value, dict) else value if key in shown else "<hidden>"
+        key: _hide(value, shown) if isinstance(value, dict) else _bare(value) if key in shown else "<hidden>"
         for key, value in options.items()
     }
+
+
+def _bare(value: Any) -> Any:  # noqa: ANN401 - an option is any YAML value
+    return _USERINFO.sub("", value) if isinstance(value, str) else value

@@ -74,6 +74,7 @@ class Embedder:
         self._spec = VectorSpec(dim=dim, dtype="float32")
         check_specs([self._spec], checkpoint.hidden_dim)
         settings = PrepareSettings(checkpoint.folder, _inputs(inputs, instruction), _policy(fetch))
+        self._closed = False
         self._pool = PreparePool(settings, processes)
         try:
             # The other process reads its tokenizer while this one reads the weights.
@@ -99,6 +100,8 @@ class Embedder:
 
         Raises ConfigError for a malformed dictionary, and EmbedError if any item got no vector.
         """
+        if self._closed:
+            raise ConfigError("this Embedder is closed; make a new one")
         requests = [parse_item(item, index) for index, item in enumerate(items)]
         vectors = np.empty((len(requests), self.dim), np.float32)
         failures: dict[int, Reject] = {}
@@ -109,7 +112,8 @@ class Embedder:
         return vectors
 
     def close(self) -> None:
-        """Stop the preparing processes."""
+        """Stop the preparing processes; after that `embed` is refused."""
+        self._closed = True
         self._pool.close()
 
     def __enter__(self) -> Self:

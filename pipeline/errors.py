@@ -119,6 +119,7 @@ class RejectCode(StrEnum):
     TOO_FEW_FRAMES = "TOO_FEW_FRAMES"
     FRAMES_DIFFER = "FRAMES_DIFFER"
     OVER_LENGTH = "OVER_LENGTH"
+    PREPARE_FAILED = "PREPARE_FAILED"
     CONTROL_TOKEN = "CONTROL_TOKEN"  # noqa: S105 - no password
     NON_FINITE = "NON_FINITE"
     WORKER_CRASHED = "WORKER_CRASHED"
@@ -182,6 +183,10 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
         Stage.PREPARE, False, "the item's visual tokens alone pass inputs.max_length",
         "raise inputs.max_length, lower inputs.image.max_pixels, or give fewer images",
     ),
+    RejectCode.PREPARE_FAILED: RejectMeaning(
+        Stage.PREPARE, True, "preparation failed in a way that lakevec does not know",
+        "report the file with the detail; run again",
+    ),
     RejectCode.CONTROL_TOKEN: RejectMeaning(
         Stage.PREPARE, False, "the text holds a literal token that stands for an image or a video",
         "set inputs.control_tokens: neutralise, or take the token out of the text",
@@ -208,7 +213,7 @@ class RejectError(Exception):
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+\b")
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
-_QUERY = re.compile(r"(?<=\w)\?[^\s'\"]*=[^\s'\"]*")
+_QUERY = re.compile(r"\?[^\s'\"]*=[^\s'\"]*")
 
 
 def scrub(detail: str) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import Config
-from pipeline.errors import ExitCode, LakevecError
+from pipeline.errors import ExitCode, LakevecError, scrub
 from pipeline.index.claim import Claim
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.log import Log
@@ -20,7 +22,7 @@ from pipeline.plan import Plan, make_plan
 from pipeline.progress import Progress, Status
 from pipeline.provenance import table_metadata
 from pipeline.run import Run, check_same_kind, new_run_id, open_run
-from pipeline.stages.chain import Chain
+from pipeline.stages.chain import Chain, part_items
 from pipeline.stages.committer import Committer
 from pipeline.stages.encode import EncodeSettings
 from pipeline.stages.meter import Reading, start_meter
@@ -38,6 +40,9 @@ from pipeline.summary import Summary, summary_path, write_summary
 __all__ = ["embed_corpus"]
 
 MIB = 1 << 20
+
+SUMMARY_DEADLINE_S = 10.0
+"""A run that failed because its output is out of reach should not wait for it a second time."""
 
 _log = logging.getLogger("lakevec")
 
@@ -61,7 +66,7 @@ def embed_corpus(config: Config, job: str) -> ExitCode:
             _leave(summary, ExitCode.INTERRUPTED)
             raise
         except Exception as error:
-            summary.message = f"{type(error).__name__}: {error}"
+            summary.message = scrub(f"{type(error).__name__}: {error}")
             _leave(summary, ExitCode.FAILED)
             raise
     _leave(summary, exit_code)
@@ -96,21 +101,28 @@ def _bring_up_to_date(
             run_id=run.run_id,
             compute_fingerprint=run.compute_fingerprint,
             live=claim.state.live,
-            parts=claim.state.parts_where(specs=run.specs),
+            parts=claim.state.parts_where(**run.kind),
         )
     counts = plan.counts
-    summary.counts = {name: getattr(counts, name) for name in ("items", "new", "changed", "unchanged", "deleted")}
+    summary.counts = {
+        name: getattr(counts, name)
+        for name in ("items", "new", "changed", "unchanged", "deleted", "retryable", "resumed")
+    }
     _log.info(
         "run %s: %d items: %d new, %d changed, %d unchanged, %d deleted, %d to retry, %d resumed; %d to do",
         run.run_id, counts.items, counts.new, counts.changed, counts.unchanged, counts.deleted,
         counts.retryable, counts.resumed, counts.to_do,
     )  # fmt: skip
-    if claim.state.snapshot and not (counts.to_do or counts.deleted or claim.state.parts):
+    if claim.state.snapshot and not (counts.to_do or counts.deleted or counts.resumed):
         return claim.state.live
     with ray_session(run.config.resources) as cluster:
         listen_again()
         check_shared_paths(run.store, _local_inputs(run), cluster.node_ids, run.run_id)
         pools = size_pools(run.config.resources, cluster)
+        _log.info(
+            "run %s: %d preparers, %d encoders on %s", run.run_id, pools.preparers, pools.encoders,
+            f"{pools.gpus_per_encoder:g} GPU each" if pools.gpus_per_encoder else "the CPU",
+        )  # fmt: skip
         if not _carry_out(run, plan, claim, pools, summary, stop):
             _log.warning("%s; what is committed stays, run again to continue", stop.reason)
             return None
@@ -121,14 +133,27 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
     config, specs, hidden_dim = run.config, run.config.output.vectors, run.checkpoint.hidden_dim
     metadata = table_metadata(config, run.checkpoint.identity, run.compute_fingerprint, hidden_dim, run.run_id)
     summary.actors = {"prepare": pools.preparers, "encode": pools.encoders}
-    committer = Committer(claim, summary.tally, {"specs": run.specs}, config.run.commit_interval_s)
+    committer = Committer(claim, summary.tally, run.kind, config.run.commit_interval_s)
     chain = Chain(
         prepare=PrepareSettings(
-            run.model, config.inputs, run.policy, int(config.run.window_mb * MIB), config.run.window_tokens
+            run.model,
+            run.checkpoint.identity,
+            config.inputs,
+            run.policy,
+            int(config.run.window_mb * MIB),
+            config.run.window_tokens,
         ),
-        encode=EncodeSettings(run.model, specs, plan.carry, config.inputs.dedupe),
+        encode=EncodeSettings(
+            run.model,
+            run.checkpoint.identity,
+            specs,
+            plan.carry,
+            config.inputs.dedupe,
+            "cuda" if pools.gpus_per_encoder else "cpu",
+        ),
         write=WriteSettings(run.store, run.run_id, plan.id_type, plan.carry, specs, hidden_dim, metadata),
         pools=pools,
+        part_items=part_items(plan.counts.to_do),
         meter=start_meter(),
     )
     with Progress() as progress:
@@ -158,7 +183,7 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
         publication = Publication(
             items_path=plan.items_path,
             live=claim.state.live,
-            parts=[*claim.state.parts_where(specs=run.specs), *committer.committed],
+            parts=[*claim.state.parts_where(**run.kind), *committer.committed],
             specs=specs,
             hidden_dim=hidden_dim,
             carry=plan.carry,
@@ -198,21 +223,26 @@ def _rejects_by_code(run: Run, live: tuple[FileEntry, ...]) -> dict[str, int]:
 
 
 def _local_inputs(run: Run) -> list[str]:
-    local = [file.uri for file in run.manifest.files]
-    return [*local[:1], run.model.path] if run.checkpoint.identity.startswith("local:") else local[:1]
+    found = [run.manifest.files[0].uri]
+    if run.checkpoint.identity.startswith("local:"):
+        found.append(run.model.path)
+    return found + (list(run.policy.roots) if "file" in run.policy.schemes else [])
 
 
 def _sweep(store: Store, folder: str) -> None:
     for stored in store.list(folder):
         store.delete(stored.path)
+    if store.is_local:
+        shutil.rmtree(store.full(folder), ignore_errors=True)  # an object store has no empty folders to leave
 
 
 def _leave(summary: Summary, exit_code: ExitCode) -> None:
     try:
         store = open_store(summary.config.output.path, summary.config.fetch.storage_options)
+        store = replace(store, deadline_s=SUMMARY_DEADLINE_S)
         document = write_summary(store, summary, exit_code)
-    except (LakevecError, OSError) as error:
-        _log.warning("summary.json could not be written: %s", error)
+    except Exception as error:  # noqa: BLE001 - the run's own outcome counts, whatever the store makes of its summary
+        _log.warning("summary.json could not be written: %s", scrub(f"{type(error).__name__}: {error}"))
         return
     counts = document["counts"]
     _log.info(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import fsspec
@@ -32,7 +32,7 @@ class FetchPolicy:
 
     schemes: frozenset[str]
     roots: tuple[str, ...]
-    storage_options: Mapping[str, Mapping[str, Any]]
+    storage_options: Mapping[str, Mapping[str, Any]] = field(repr=False)  # it may hold secrets
     max_bytes: int
     timeout_s: float
     retries: int

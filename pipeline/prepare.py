@@ -95,7 +95,7 @@ class Preparer:
             # A row's fps and max_frames are for files; the reference ignores them for frame lists.
             return draft_frames(medium.blobs, inputs.video.max_frames, inputs.video.total_pixels, exif=inputs.exif)
         fps, max_frames = self._sampling(item)
-        return draft_file(medium.blobs[0], fps, max_frames, rotate=inputs.exif)
+        return draft_file(medium.blobs[0], fps, max_frames)
 
     def _fitted(
         self, drafts: list[StillDraft | FileDraft], instruction: str

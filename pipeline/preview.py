@@ -42,7 +42,7 @@ def preview(config: Config, *, uploaded: bool = False) -> str:
             run_id=run.run_id,
             compute_fingerprint=run.compute_fingerprint,
             live=state.live,
-            parts=state.parts_where(specs=run.specs),
+            parts=state.parts_where(**run.kind),
             work_store=work_store,
         )
         with Fetcher(run.policy) as fetcher:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pipeline.checkpoint import Checkpoint, resolve_checkpoint
 from pipeline.config import Config, ModelConfig
 from pipeline.errors import ConfigError, OwnershipError, scrub
 from pipeline.fingerprint import compute_fingerprint
-from pipeline.index.snapshot import spec_info
+from pipeline.index.snapshot import kind_info
 from pipeline.index.state import IndexState
 from pipeline.manifest.manifest import Manifest, open_manifest
 from pipeline.policy import FetchPolicy
@@ -20,6 +20,11 @@ from pipeline.quantize import check_specs
 from pipeline.storage import Store, open_store
 from pipeline.template import TEMPLATE_VERSION
 from pipeline.tokenizer import PromptTokenizer
+
+KIND_NAMES = {"specs": "vectors", "id_type": "ids of type", "carry": "carried columns"}
+
+REACH_DEADLINE_S = 15.0
+"""Bad configs end in seconds: a store that does not answer once within this is out of reach."""
 
 __all__ = ["Run", "check_same_kind", "new_run_id", "open_run"]
 
@@ -36,9 +41,11 @@ class Run:
     compute_fingerprint: str
 
     @property
-    def specs(self) -> list[dict[str, Any]]:
-        """The vector columns as commits record them: name, dim, dtype."""
-        return spec_info(self.config.output.vectors, self.checkpoint.hidden_dim)
+    def kind(self) -> dict[str, Any]:
+        """What commits record of their rows besides the fingerprint: only equal ones may share an index."""
+        return kind_info(
+            self.config.output.vectors, self.checkpoint.hidden_dim, self.manifest.id_type, self.manifest.carry
+        )
 
     @property
     def policy(self) -> FetchPolicy:
@@ -100,18 +107,17 @@ def check_same_kind(run: Run, state: IndexState) -> None:
             "sampling or a pixel budget differs: "
             f"reports/{state.snapshot.run_id}/summary.json has that run's config; {advice}"
         )
-    wanted = {"specs": run.specs, "id_type": str(run.manifest.id_type)}
-    for key, name in (("specs", "vectors"), ("id_type", "ids of type")):
+    for key, wanted in run.kind.items():
         stored = state.snapshot.info.get(key)
-        if stored != wanted[key]:
-            raise OwnershipError(
-                f"{run.store.root} holds {name} {stored}, this config asks for {wanted[key]}; {advice}"
-            )
+        if stored != wanted:
+            raise OwnershipError(f"{run.store.root} holds {KIND_NAMES[key]} {stored}, this config {wanted}; {advice}")
 
 
 def _check_reachable(store: Store) -> None:
+    if store.is_local and Path(store.full("")).is_file():
+        raise ConfigError(f"output.path {store.root} is a file; give a folder, which need not exist yet")
     try:
-        store.exists("_log")
+        replace(store, deadline_s=REACH_DEADLINE_S).exists("_log")
     except Exception as error:  # noqa: BLE001 - every file system raises its own
         raise ConfigError(
             f"output.path {store.root} cannot be reached: {scrub(f'{type(error).__name__}: {error}')}; check the path, "

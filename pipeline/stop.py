@@ -10,26 +10,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-from pipeline.errors import ExitCode
+from pipeline.errors import ExitCode, IncompleteError
 
 __all__ = ["StopRequest", "listen_for_stop"]
 
 
 @dataclass(slots=True)
 class StopRequest:
-    """Why a run should end early, if it should. `deadline` is on `clock`, None without a time budget."""
+    """Why a run should end early, if it should. `deadline` is on `clock`, None without a time budget.
+
+    Only while `patient` can a run finish what is under way; otherwise (planning, merging) a signal ends it where it
+    stands, which loses nothing: what is committed stays.
+    """
 
     deadline: float | None = None
+    patient: bool = False
     clock: Callable[[], float] = time.monotonic
     _signal: int | None = None
     _event: threading.Event = field(default_factory=threading.Event)
 
     def request(self, number: int) -> None:
-        """Ask to stop because signal `number` came; a second Ctrl-C stops at once."""
-        if self._signal == signal.SIGINT and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        """Ask to stop because signal `number` came.
+
+        Raises KeyboardInterrupt (SIGINT) or IncompleteError (SIGTERM) unless `patient`, and for a second Ctrl-C.
+        """
+        again = self._signal == signal.SIGINT
         self._signal = number
         self._event.set()
+        if number == signal.SIGINT and (again or not self.patient):
+            raise KeyboardInterrupt
+        if not self.patient:
+            raise IncompleteError(f"{self.reason}; what is committed stays, run again to continue")
 
     @property
     def reason(self) -> str | None:

@@ -25,15 +25,17 @@ STATUS = {
     ExitCode.INTERRUPTED: "interrupted",
 }
 
-COUNTS = ("items", "new", "changed", "unchanged", "deleted", "encoded", "vectors", "rejects")
+COUNTS = (
+    "items", "new", "changed", "unchanged", "deleted", "retryable", "resumed", "encoded", "vectors", "rejects",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
 class Summary:
     """What `summary.json` is made of; filled in as a run goes on, so that one that fails has what is known.
 
-    `counts.vectors`, `counts.rejects` and `rejects_by_code` are rows of the whole index after the run (of the run
-    itself, where it ended early), `counts.encoded` items that went through the model in this run.
+    `counts.vectors`, `counts.rejects` and `rejects_by_code` are rows of the whole index after the run; of a run that
+    ended early they are its own parts. `counts.encoded`: items that went through the model in this run.
     `seconds.prepare/encode/write` add up over all actors of a stage.
     """
 
@@ -55,6 +57,7 @@ class Summary:
         seconds = {"total": total_s, "plan": 0.0, "prepare": self.tally.prepare_s, "encode": self.tally.encode_s}
         seconds |= {"write": self.tally.write_s, "commit": 0.0} | self.seconds
         run_s = self.seconds.get("run", total_s)
+        own = {"vectors": self.tally.vectors, "rejects": self.tally.rejects.total()}
         return {
             "run_id": self.run_id,
             "job": self.job,
@@ -65,7 +68,7 @@ class Summary:
             "finished_at": finished_at.isoformat(),
             "output": self.config.output.path,
             "compute_fingerprint": self.compute_fingerprint,
-            "counts": dict.fromkeys(COUNTS, 0) | self.counts | {"encoded": self.tally.encoded},
+            "counts": dict.fromkeys(COUNTS, 0) | own | self.counts | {"encoded": self.tally.encoded},
             "rejects_by_code": self.rejects_by_code or dict(sorted(self.tally.rejects.items())),
             "tokens": {
                 "text": self.tally.text_tokens,

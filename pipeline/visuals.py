@@ -141,9 +141,12 @@ def _wxh(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def draft_file(data: bytes, fps: float, max_frames: int, *, rotate: bool) -> FileDraft:
-    """Probe and sample a video file, sized frame by frame as the reference does (128 to 768 tokens each)."""
-    probe = probe_video(data, rotate=rotate)
+def draft_file(data: bytes, fps: float, max_frames: int) -> FileDraft:
+    """Probe and sample a video file, sized frame by frame as the reference does (128 to 768 tokens each).
+
+    It is turned by its display matrix whatever `inputs.exif` says, because the reference's decoder does that too.
+    """
+    probe = probe_video(data)
     sample = sample_video(probe.times_s, probe.avg_fps, fps, max_frames)
     size_px = budget.video_file_size(probe.height_px, probe.width_px, len(sample.indices))
     return FileDraft(data, probe, sample, size_px, fps)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.errors import ConfigError, LakevecError, OwnershipError
+from pipeline.errors import ConfigError, OwnershipError, scrub
 from pipeline.index.commits import Commit, CommitKind, FileEntry
 from pipeline.index.heartbeat import Beat, Heartbeat, Watch, heartbeat_path, now_iso, read_heartbeat
 from pipeline.index.log import LOG_FOLDER, Log, LostRaceError
@@ -157,7 +157,7 @@ class Claim:
     ) -> None:
         try:
             self.release()
-        except (LakevecError, OSError) as failure:
+        except Exception as failure:  # noqa: BLE001 - botocore's errors are no OSError
             # The block's own outcome counts; an index that could not be released is taken over by the next run.
             _log.warning("run %s could not release its claim: %s", self.run_id, failure)
         finally:
@@ -238,8 +238,14 @@ def _check_exclusive_create(store: Store) -> None:
     probe = f"{LOG_FOLDER}/probe-{uuid.uuid4().hex}"
     try:
         first, second = (store.put_if_absent(probe, uuid.uuid4().bytes) for _ in range(2))
-    finally:
         store.delete(probe)
+    except ConfigError:
+        raise
+    except Exception as error:  # noqa: BLE001 - every file system raises its own
+        why = scrub(f"{type(error).__name__}: {error}")
+        raise ConfigError(
+            f"output.path {store.root} cannot be written: {why}; check the path and the rights to it"
+        ) from None
     if second or not first:
         raise ConfigError(
             f"{store.root}: this store ignores exclusive creates (If-None-Match), so two runs could overwrite"

@@ -96,7 +96,7 @@ class Heartbeat:
             self._thread.join()
         try:
             self._store.delete(heartbeat_path(self._run_id))
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - botocore's errors are no OSError
             _log.warning("cannot remove the heartbeat of run %s: %s", self._run_id, error)
 
     def _run(self) -> None:

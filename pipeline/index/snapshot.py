@@ -18,12 +18,23 @@ from pipeline.index.commits import Commit, CommitKind, FileEntry, Table
 from pipeline.index.merge import MergePlan
 from pipeline.index.winners import Census
 
-__all__ = ["commit_snapshot", "require_complete", "spec_info"]
+__all__ = ["commit_snapshot", "kind_info", "require_complete", "spec_info"]
 
 
 def spec_info(specs: Sequence[VectorSpec], hidden_dim: int) -> list[dict[str, Any]]:
     """The vector specs as commits record them: name, dim (never null) and dtype of each."""
     return [{"name": spec.name, "dim": spec.dim or hidden_dim, "dtype": spec.dtype} for spec in specs]
+
+
+def kind_info(
+    specs: Sequence[VectorSpec], hidden_dim: int, id_type: pa.DataType, carry: Sequence[pa.Field]
+) -> dict[str, Any]:
+    """What makes rows fit into one table, as commits record it: vector specs, id type, carried columns."""
+    return {
+        "specs": spec_info(specs, hidden_dim),
+        "id_type": str(id_type),
+        "carry": [[field.name, str(field.type)] for field in carry],
+    }
 
 
 def require_complete(census: Census) -> None:
@@ -43,6 +54,7 @@ def commit_snapshot(
     specs: Sequence[VectorSpec],
     hidden_dim: int,
     id_type: pa.DataType,
+    carry: Sequence[pa.Field] = (),
 ) -> Commit:
     """Commit the live set of `plan`, `merged` being the files its tasks returned. Ends the claim."""
     census = plan.census
@@ -60,7 +72,6 @@ def commit_snapshot(
         "vectors": census.vectors,
         "rejects": census.rejects,
         "kept_previous": census.kept_previous,
-        "specs": spec_info(specs, hidden_dim),
-        "id_type": str(id_type),
+        **kind_info(specs, hidden_dim, id_type, carry),
     }
     return claim.commit(CommitKind.SNAPSHOT, added=plan.added(merged), removed=plan.removed, live=live, info=info)

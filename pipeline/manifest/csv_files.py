@@ -30,7 +30,8 @@ def csv_batches(file: BinaryIO, columns: Sequence[str]) -> Iterator[pa.RecordBat
         column_types=dict.fromkeys(columns, pa.string()),
         null_values=[""],
         strings_can_be_null=True,
-        quoted_strings_can_be_null=False,
+        # Writers that quote every field quote the empty ones too: in CSV an empty cell is an absent one.
+        quoted_strings_can_be_null=True,
     )
     yield from _reader(file, options)
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tenacity import retry, stop_after_attempt, wait_random_exponential
 
-from pipeline.errors import LakevecError, RejectCode, RejectError
+from pipeline.errors import RejectCode, RejectError
 from pipeline.manifest.arrow_types import plain_type
 from pipeline.manifest.parquet_files import open_parquet, rows_per_batch
 from pipeline.storage import resolve
@@ -27,6 +28,10 @@ CACHE_BYTES = 96 << 20
 
 _CURSORS = 4
 """Row groups read at the same time: a block of work spans two at most, and two columns may alternate."""
+
+
+_ATTEMPTS = 4
+"""Reads of one cell: enough for a reset or a throttled moment; each opens the file anew."""
 
 
 @dataclass(slots=True)
@@ -61,14 +66,29 @@ class InlineReader:
     def read(self, file: str, row: int, column: str, index: int) -> bytes:
         """The bytes of cell (`row`, `column`) of `file`, element `index` if the cell is a list."""
         try:
-            with self._lock:
-                cell = self._cell(file, row, column)
-        except (OSError, pa.ArrowException, LakevecError, IndexError, KeyError) as error:
-            raise RejectError(RejectCode.FETCH_FAILED, f"cannot read the manifest again: {error}") from None
+            cell = self._patiently(file, row, column)
+        except Exception as error:  # noqa: BLE001 - every file system raises its own; the item is what cannot be read
+            detail = f"cannot read the manifest again: {type(error).__name__}: {error}"
+            raise RejectError(RejectCode.FETCH_FAILED, detail) from None
         data = _bytes_of(cell, index)
         if data is None:
             raise RejectError(RejectCode.FETCH_FAILED, "the manifest changed after planning: the cell has no bytes")
         return data
+
+    @retry(stop=stop_after_attempt(_ATTEMPTS), wait=wait_random_exponential(0.2, 5), reraise=True)
+    def _patiently(self, file: str, row: int, column: str) -> pa.Scalar:
+        with self._lock:
+            try:
+                return self._cell(file, row, column)
+            except Exception:
+                # A generator that raised is exhausted: kept, it would answer every later row with "not there".
+                self._forget(file)
+                raise
+
+    def _forget(self, file: str) -> None:
+        self._files.pop(file, None)
+        for key in [key for key in self._cursors if key[0] == file]:
+            del self._cursors[key]
 
     def _cell(self, file: str, row: int, column: str) -> pa.Scalar:
         opened = self._open(file)

@@ -20,10 +20,16 @@ from pipeline.stages.session import ACTOR_RETRIES, TASK_RETRIES
 from pipeline.stages.write import RECEIPT, WriteSettings, write_outcomes
 from pipeline.storage import Store
 
-__all__ = ["Chain", "ReceiptStream", "build_chain"]
+__all__ = ["Chain", "ReceiptStream", "build_chain", "part_items"]
 
 WINDOWS_IN_FLIGHT = 2
 """Windows an encoder holds: one in work, one fetched meanwhile."""
+
+MAX_PARTS = 20_000
+MIN_PART_ITEMS = 64
+MAX_PART_ITEMS = 4096
+"""The parts a run aims at writing at most, and the bounds of one: smaller than 64 cuts windows to no gain, larger than
+4,096 delays commits."""
 
 _END = object()
 
@@ -36,7 +42,18 @@ class Chain:
     encode: EncodeSettings
     write: WriteSettings
     pools: Pools
+    part_items: int | None
     meter: Any
+
+
+def part_items(to_do: int) -> int | None:
+    """Items of one write task for a run of `to_do`, None for whatever a window holds.
+
+    Windows of large media hold a dozen items: a hundred million of them would be millions of parts and commits of
+    gigabytes. A run that large must do thousands of items a second, so a larger part still fills within seconds.
+    """
+    items = min(MAX_PART_ITEMS, to_do // MAX_PARTS)
+    return items if items >= MIN_PART_ITEMS else None
 
 
 def build_chain(
@@ -66,14 +83,15 @@ def build_chain(
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=pools.encoders, max_tasks_in_flight_per_actor=WINDOWS_IN_FLIGHT),
-            num_cpus=pools.cpus_per_encoder,
+            # A preparer may take the last CPU beside a GPU; an encoder that asked for both would wait for ever.
+            num_cpus=0 if pools.gpus_per_encoder else pools.cpus_per_encoder,
             num_gpus=pools.gpus_per_encoder or None,
             **ACTOR_RETRIES,
         )
         .map_batches(
             write_outcomes,
             fn_args=(chain.write,),
-            batch_size=None,
+            batch_size=chain.part_items,
             batch_format="pyarrow",
             num_cpus=WRITE_CPUS,
             **TASK_RETRIES,

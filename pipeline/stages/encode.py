@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.checkpoint import resolve_checkpoint
+from pipeline.checkpoint import resolve_same
 from pipeline.config import ModelConfig, VectorSpec
 from pipeline.models.encoder import Encoded, Encoder
 from pipeline.outcomes import window_outcomes
@@ -21,12 +21,17 @@ __all__ = ["EncodeSettings", "EncodeStage", "encode_distinct"]
 
 @dataclass(frozen=True, slots=True)
 class EncodeSettings:
-    """Everything an encoder actor needs, small enough to be pickled."""
+    """Everything an encoder actor needs, small enough to be pickled.
+
+    `device` is `cuda` for an actor that holds a GPU: one that cannot use it must fail, not crawl along on the CPU.
+    """
 
     model: ModelConfig
+    identity: str
     specs: tuple[VectorSpec, ...]
     carry: tuple[pa.Field, ...]
     dedupe: bool
+    device: str
 
 
 class EncodeStage:
@@ -38,7 +43,9 @@ class EncodeStage:
 
         self._settings = settings
         self._meter = meter
-        self._encoder: Encoder = load_encoder(resolve_checkpoint(settings.model), settings.model)
+        self._encoder: Encoder = load_encoder(
+            resolve_same(settings.model, settings.identity), settings.model, device=settings.device
+        )
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Outcome rows (`schema.outcomes_schema` and `outcomes.COST_FIELDS`) of the window in `table`."""

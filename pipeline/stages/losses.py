@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ray.exceptions import RayError
+
 from pipeline.errors import scrub
 
 __all__ = ["Losses", "listen_for_losses", "root_cause"]
@@ -20,6 +22,7 @@ class Losses(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self._causes: Counter[str] = Counter()
+        self._raised = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Count the root cause of one dropped block."""
@@ -27,6 +30,12 @@ class Losses(logging.Handler):
         if error is not None:
             cause = root_cause(error)
             self._causes[scrub(f"{type(cause).__name__}: {cause}")] += 1
+            self._raised = self._raised or not isinstance(cause, RayError)
+
+    @property
+    def raised(self) -> bool:
+        """Whether a stage raised, as a broken setup makes it; items that kill their workers raise nothing."""
+        return self._raised
 
     @property
     def commonest(self) -> str | None:

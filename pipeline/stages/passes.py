@@ -55,8 +55,12 @@ class Passes:
 
         Raises OwnershipError if another run has taken over, LakevecError if a stage failed for good.
         """
-        with listen_for_losses() as losses:
-            return self._run(losses)
+        self.stop.patient = True
+        try:
+            with listen_for_losses() as losses:
+                return self._run(losses)
+        finally:
+            self.stop.patient = False
 
     def _run(self, losses: Losses) -> bool:
         paths: Sequence[str] = self.plan.work_paths
@@ -67,7 +71,7 @@ class Passes:
             if lost is None:
                 return True
             _log.warning("%d items were lost with their workers (%s)", lost.num_rows, losses.commonest)
-            if number and lost.num_rows > (block_items or 0) and not self.committer.committed:
+            if number == 1 and losses.raised and not self.committer.committed and lost.num_rows > PASS_BLOCKS[1]:
                 raise LakevecError(
                     f"no item at all came through, neither together nor in small groups: {losses.commonest}"
                 )

@@ -14,9 +14,9 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from pipeline.checkpoint import resolve_checkpoint
+from pipeline.checkpoint import resolve_same
 from pipeline.config import InputsConfig, ModelConfig
-from pipeline.errors import RejectError
+from pipeline.errors import RejectCode, RejectError, scrub
 from pipeline.fetch import Fetcher
 from pipeline.manifest.work import from_work_table
 from pipeline.policy import FetchPolicy
@@ -37,6 +37,7 @@ class PrepareSettings:
     """Everything a preparer needs, small enough to be pickled into every actor."""
 
     model: ModelConfig
+    identity: str
     inputs: InputsConfig
     policy: FetchPolicy
     window_bytes: int
@@ -47,7 +48,7 @@ class PrepareStage:
     """The callable that Ray Data runs in preparation actors."""
 
     def __init__(self, settings: PrepareSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
-        checkpoint = resolve_checkpoint(settings.model, weights=False)
+        checkpoint = resolve_same(settings.model, settings.identity, weights=False)
         self._settings = settings
         self._meter = meter
         self._fetcher = Fetcher(settings.policy)
@@ -109,3 +110,5 @@ def _outcome(
         return prepare(got)
     except RejectError as error:
         return Reject(item.id, error.code, error.detail)
+    except Exception as error:  # noqa: BLE001 - one bad item never touches another, not even through our own defects
+        return Reject(item.id, RejectCode.PREPARE_FAILED, scrub(f"{type(error).__name__}: {error}"))

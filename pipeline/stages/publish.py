@@ -74,4 +74,5 @@ def publish(publication: Publication, claim: Claim, beat: Callable[[int, int], N
         specs=publication.specs,
         hidden_dim=publication.hidden_dim,
         id_type=publication.id_type,
+        carry=publication.carry,
     )

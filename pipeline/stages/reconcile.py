@@ -19,10 +19,10 @@ from pipeline.storage import Store
 
 __all__ = ["CRASH_DETAIL", "PASS_BLOCKS", "lost_work", "write_work"]
 
-PASS_BLOCKS = (None, 16, 1)
-"""Items of one preparation task in each pass; None is `run.block_items`."""
+PASS_BLOCKS = (0, 16, 1)
+"""Items of one preparation task in each pass; 0 is `run.block_items`."""
 
-CRASH_DETAIL = "every worker that held this item alone died"
+CRASH_DETAIL = "it failed each time it was run, at last alone"
 
 
 def lost_work(store: Store, run_id: str, work_paths: Sequence[str], parts: Sequence[FileEntry]) -> pa.Table | None:

@@ -77,6 +77,7 @@ def ray_session(resources: ResourcesConfig) -> Iterator[Cluster]:
     }
     if address is None:
         cpus = max(MIN_LOCAL_CPUS, os.cpu_count() or 1)
+        _share_path()
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     else:
         options |= {"address": address, "runtime_env": _runtime_env()}
@@ -131,6 +132,15 @@ def _runtime_env() -> dict[str, Any] | None:
     if uploaded_working_dir():
         return None
     return {"py_modules": [str(Path(pipeline.__file__).parent)]}
+
+
+def _share_path() -> None:
+    # Local workers inherit this environment, but not sys.path: without it they would find an installed lakevec, or
+    # none, instead of the checkout that the driver runs from.
+    root = str(Path(pipeline.__file__).parents[1])
+    there = os.environ.get("PYTHONPATH", "")
+    if root not in there.split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *([there] if there else [])])
 
 
 def _cluster(*, local: bool) -> Cluster:

@@ -26,16 +26,16 @@ def check_shared_paths(store: Store, inputs: Sequence[str], node_ids: Sequence[s
     """
     if len(node_ids) < 2:
         return
-    paths = [path for path in inputs if "://" not in path]
+    bare = [path.removeprefix("file://") for path in inputs]
+    paths = [path for path in bare if "://" not in path]
     marker = f"_work/{probe}/probe"
-    local_output = "://" not in store.root
-    if local_output:
+    if store.is_local:
         store.put(marker, probe.encode())
         paths.append(store.full(marker))
     try:
         _probe_all(paths, node_ids)
     finally:
-        if local_output:
+        if store.is_local:
             store.delete(marker)
 
 

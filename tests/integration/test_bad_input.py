@@ -86,6 +86,30 @@ def test_an_unreachable_cluster_is_exit_2(tmp_path: Path) -> None:
     assert "127.0.0.1:1" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("overrides", "word"),
+    [
+        (["output.path={folder}/manifest.parquet"], "is a file"),
+        (["output.path=/proc/nowhere/out"], "cannot be written"),
+        (
+            [
+                "output.path=s3://bucket/out",
+                "fetch.storage_options={{s3: {{endpoint_url: 'http://127.0.0.1:1', key: k, secret: TOPSECRET}}}}",
+            ],
+            "cannot be reached",
+        ),
+    ],
+)
+def test_an_output_out_of_reach_is_exit_2(overrides: list[str], word: str, tmp_path: Path) -> None:
+    config = config_with(tmp_path, pa.table({"id": ["a"], "text": ["b"]}))
+    sets = [part for override in overrides for part in ("--set", override.format(folder=tmp_path))]
+    done = run_job(config, *sets, timeout_s=90)
+    assert done.returncode == 2, done.stdout
+    assert word in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "TOPSECRET" not in done.stdout
+
+
 def test_print_config_shows_every_key_and_no_secret(tmp_path: Path) -> None:
     config = write_config(
         tmp_path,

@@ -147,7 +147,7 @@ def test_summary(embedded: Embedded) -> None:
     assert summary["exit_code"] == 0
     assert summary["status"] == "complete"
     assert summary["counts"] == {
-        "items": n, "new": n, "changed": 0, "unchanged": 0, "deleted": 0,
+        "items": n, "new": n, "changed": 0, "unchanged": 0, "deleted": 0, "retryable": 0, "resumed": 0,
         "encoded": n - 2, "vectors": n - 2, "rejects": 2,
     }  # fmt: skip
     assert summary["rejects_by_code"] == {"IMAGE_UNREADABLE": 1, "UNSUPPORTED_FORMAT": 1}
@@ -201,7 +201,10 @@ def test_another_kind_of_index_is_refused(embedded: Embedded) -> None:
     assert "another kind of index" in done.stdout
     done = run_job(embedded.config, "--set", "output.vectors=[{name: vector, dim: 8, dtype: int8}]", timeout_s=60)
     assert done.returncode == 4, done.stdout
-    assert "output.vectors" in done.stdout or "vectors" in done.stdout
+    assert "holds vectors" in done.stdout
+    done = run_job(embedded.config, "--set", "manifest.carry=[]", timeout_s=60)
+    assert done.returncode == 4, done.stdout
+    assert "holds carried columns [['topic', 'string']]" in done.stdout
     assert data_files(embedded.store) == before
 
 

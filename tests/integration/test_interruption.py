@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -168,12 +167,13 @@ fsspec.register_implementation("poison", Poison)
 '''
 
 
-@pytest.mark.slow
-def test_an_item_that_kills_its_worker_harms_no_other(tmp_path: Path) -> None:
+def poisoned(tmp_path: Path, n_texts: int, n_poison: int) -> tuple[Path, dict[str, str]]:
+    """A config over a manifest with items that kill their workers, and the environment that arms them."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(POISON_FS)
-    rows = [{"id": f"t{n}", "text": f"text {n}", "image": None} for n in range(40)]
-    rows.insert(17, {"id": "poison", "text": None, "image": "poison://x/y.jpg"})
+    rows = [{"id": f"t{n}", "text": f"text {n}", "image": None} for n in range(n_texts)]
+    for n in range(n_poison):
+        rows.insert(3 * n + 1, {"id": f"poison{n}", "text": None, "image": f"poison://x/{n}.jpg"})
     schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("image", pa.string())])
     pq.write_table(pa.Table.from_pylist(rows, schema), tmp_path / "manifest.parquet")
     config = write_config(
@@ -183,17 +183,56 @@ def test_an_item_that_kills_its_worker_harms_no_other(tmp_path: Path) -> None:
         model={"path": str(tiny_model())},
         fetch={"schemes": ["file", "poison"]},
         resources={"address": "local"},
-        run={"block_items": 20},
+        run={"block_items": 8, "max_reject_fraction": 1},
     )
-    done = run_job(config, timeout_s=400, PYTHONPATH=f"{tmp_path / 'site'}:{ROOT}")
-    assert done.returncode == 0, done.stdout
-    store = open_store(str(tmp_path / "out"), {})
+    return config, {"PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}"}
+
+
+def assert_only_poison_is_lost(output: Path, n_texts: int, n_poison: int) -> None:
+    store = open_store(str(output), {})
     rejects = read_live(store, "rejects").to_pylist()
-    assert [(row["id"], row["code"], row["retryable"]) for row in rejects] == [("poison", "WORKER_CRASHED", True)]
-    assert read_live(store).num_rows == 40
+    expected = [(f"poison{n}", "WORKER_CRASHED", True) for n in range(n_poison)]
+    assert [(row["id"], row["code"], row["retryable"]) for row in rejects] == expected
+    assert read_live(store).num_rows == n_texts
     assert verify(store) == []
 
 
-def test_preparers_never_import_torch() -> None:
-    code = "import sys, pipeline.stages.prepare as p; sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+def test_an_item_that_kills_its_worker_harms_no_other(tmp_path: Path) -> None:
+    config, env = poisoned(tmp_path, n_texts=20, n_poison=1)
+    done = run_job(config, timeout_s=280, **env)
+    assert done.returncode == 0, done.stdout
+    assert_only_poison_is_lost(tmp_path / "out", 20, 1)
+
+
+@pytest.mark.slow
+def test_items_that_kill_their_workers_alone_in_a_run_end_it_too(tmp_path: Path) -> None:
+    config, env = poisoned(tmp_path, n_texts=0, n_poison=2)
+    for attempt in (1, 2):  # nothing else is to do in the second run, and still it ends, one attempt richer
+        done = run_job(config, timeout_s=600, **env)
+        assert done.returncode == 0, done.stdout
+        assert_only_poison_is_lost(tmp_path / "out", 0, 2)
+        attempts = read_live(str(tmp_path / "out"), "rejects").column("attempts").to_pylist()
+        assert attempts == [attempt, attempt]
+
+
+def test_parts_of_another_kind_are_not_resumed(lake: Path, tmp_path: Path, ray_head: RayHead) -> None:
+    """Ids that change their type after a killed first run: its parts are done again, not met at the end."""
+    config = config_for(lake, tmp_path, ray_head.address)
+    process = start_job(config)
+    wait_for_progress(tmp_path / "out", process, commits=1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    rows = pq.read_table(lake / "manifest.parquet")
+    few = rows.slice(0, 12).set_column(0, "id", rows.slice(0, 12).column("id").cast(pa.string()))
+    pq.write_table(few, tmp_path / "few.parquet")
+    done = run_job(
+        config,
+        "--set", f"manifest.path={tmp_path / 'few.parquet'}",
+        "--set", f"fetch.local_roots=[{lake}, {tmp_path}]",
+        "--set", "run.max_reject_fraction=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert " 0 resumed" in done.stdout
+    store = open_store(str(tmp_path / "out"), {})
+    assert verify(store) == []
+    assert read_live(store).schema.field("id").type == pa.string()

@@ -51,7 +51,11 @@ def test_frozen(tmp_path: Path) -> None:
         (["output.vectors=[{dim: 12, dtype: binary}]"], ["12", "8"]),
         (["output.vectors=[{name: a}, {name: a}]"], ["differently"]),
         (["output.vectors=[{name: code}]"], ["code", "columns of that name"]),
+        (["output.vectors=[{name: run}]"], ["run"]),
         (["output.vectors=[]"], ["named"]),
+        (["manifest.columns={text: id}"], ["text and id", "'id'"]),
+        (["manifest.columns={image: url, video: url}"], ["'url'"]),
+        (["fetch.storage_options={s3: 'AKIA:topsecret'}"], ["fetch.storage_options.s3"]),
         (["inputs.image.min_pixels=5000", "inputs.image.max_pixels=4000"], ["min_pixels"]),
         (["run"], ["key.path=value"]),
         (["model.path.x=1"], ["not a section"]),
@@ -73,6 +77,21 @@ def test_files_that_are_no_config(tmp_path: Path, text: str) -> None:
 def test_a_missing_file() -> None:
     with pytest.raises(ConfigError, match=r"no/such\.yaml"):
         load_config("no/such.yaml", [])
+
+
+def test_no_mistake_shows_a_secret(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, GOOD, "fetch.storage_options={s3: 'AKIA:topsecret'}")
+    assert "topsecret" not in str(caught.value)
+
+
+def test_userinfo_of_uris_is_not_shown(tmp_path: Path) -> None:
+    config = load(
+        tmp_path, GOOD, "manifest.path=s3://KEY:hush@bucket/m.parquet",
+        "fetch.storage_options={s3: {endpoint_url: 'https://user:hush@host'}}",
+    )  # fmt: skip
+    assert "hush" not in str(redacted(config))
+    assert "https://host" in str(redacted(config))
 
 
 def test_redaction_goes_all_the_way_down(tmp_path: Path) -> None:

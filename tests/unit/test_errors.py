@@ -23,7 +23,7 @@ def test_details_are_short_and_on_one_line(text: str) -> None:
 
 
 def test_no_address_no_credential_no_signature() -> None:
-    detail = scrub("<X at 0x7f12ab> s3://key:secret@bucket/a https://h/p?X-Amz-Signature=abc&y=1 end")
+    detail = scrub("<X at 0x7f12ab> s3://key:secret@bucket/a https://h/p/?X-Amz-Signature=abc&y=1 end")
     for secret in ("0x7f12ab", "secret", "Signature", "abc"):
         assert secret not in detail
     assert "end" in detail

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import RejectCode, RejectError
@@ -90,3 +91,22 @@ def test_a_manifest_that_vanished_is_a_retryable_reject(tmp_path: Path) -> None:
     with pytest.raises(RejectError) as error:
         InlineReader({}).read(str(tmp_path / "none.parquet"), 0, "image", 0)
     assert error.value.code is RejectCode.FETCH_FAILED
+
+
+def test_a_read_that_failed_once_does_not_spoil_the_rows_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = [bytes([n]) * 50 for n in range(20)]
+    path = tmp_path / "m.parquet"
+    pq.write_table(pa.table({"image": pa.array(blobs, pa.binary())}), path)
+    reader = InlineReader({})
+    opened = InlineReader._open
+    failures = iter([OSError("reset"), OSError("reset")])
+
+    def flaky(self: InlineReader, file: str) -> object:
+        if (error := next(failures, None)) is not None:
+            raise error
+        return opened(self, file)
+
+    monkeypatch.setattr(InlineReader, "_open", flaky)
+    assert [reader.read(str(path), row, "image", 0) for row in range(20)] == blobs

@@ -110,7 +110,7 @@ def test_csv_cells(tmp_path: Path) -> None:
     text = '\ufeffid,text,image,fps,max_frames,instruction\n007,"a, ""b""\nc",,1.5,8,\n8,"",x.png,,,Find it\n9,,,,,\n'
     rows = rows_of(opened(write_text(tmp_path / "m.csv", text)))
     assert [row.id for row in rows] == ["007", "8", "9"]
-    assert [row.texts for row in rows] == [('a, "b"\nc',), ("",), ()]
+    assert [row.texts for row in rows] == [('a, "b"\nc',), (), ()]  # an empty cell is absent, quoted or not
     assert [len(row.media) for row in rows] == [0, 1, 0]
     assert (rows[0].fps, rows[0].max_frames, rows[1].instruction) == (1.5, 8, "Find it")
 

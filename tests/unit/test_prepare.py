@@ -116,7 +116,7 @@ def test_images_over_the_budget_are_refused_in_every_mode() -> None:
 
 def test_several_files_share_the_room(video: LoadedMedia) -> None:
     short = LoadedMedia(MediaKind.VIDEO, (encode_video(clip(4, 160, 96, 2), fps=2),))
-    drafts = [draft_file(medium.blobs[0], 1.0, 64, rotate=True) for medium in (video, short, video)]
+    drafts = [draft_file(medium.blobs[0], 1.0, 64) for medium in (video, short, video)]
     fitted, dropped = fit_files(drafts, 1500, 7_864_320)
     assert dropped
     assert sum(draft.cost_tokens for draft in fitted) <= 1500

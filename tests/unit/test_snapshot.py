@@ -42,6 +42,7 @@ def test_two_nights(store: Store) -> None:
         "items": 3, "ids_digest": first.info["ids_digest"], "vectors": 2, "rejects": 1, "kept_previous": 0,
         "specs": [{"name": "vector", "dim": 4, "dtype": "int8"}, {"name": "half", "dim": 8, "dtype": "float16"}],
         "id_type": "string",
+        "carry": [],
     }  # fmt: skip
     assert verify(store) == []
     second = finish_run(store, "night2", NIGHT2, ROWS2)

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from pipeline.errors import ExitCode
+from pipeline.errors import ExitCode, IncompleteError
 from pipeline.stop import StopRequest, listen_for_stop
 
 
@@ -16,7 +16,7 @@ from pipeline.stop import StopRequest, listen_for_stop
 )
 def test_a_signal_asks_and_does_not_raise(number: signal.Signals, code: ExitCode) -> None:
     before = signal.getsignal(number)
-    stop = StopRequest()
+    stop = StopRequest(patient=True)
     with listen_for_stop(stop):
         assert stop.reason is None
         os.kill(os.getpid(), number)
@@ -26,7 +26,7 @@ def test_a_signal_asks_and_does_not_raise(number: signal.Signals, code: ExitCode
 
 
 def test_handlers_can_be_installed_again_over_another_librarys() -> None:
-    stop = StopRequest()
+    stop = StopRequest(patient=True)
     with listen_for_stop(stop) as install:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         install()
@@ -36,10 +36,18 @@ def test_handlers_can_be_installed_again_over_another_librarys() -> None:
 
 
 def test_a_second_ctrl_c_stops_at_once() -> None:
-    stop = StopRequest()
+    stop = StopRequest(patient=True)
     stop.request(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         stop.request(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, IncompleteError)])
+def test_outside_the_stream_a_signal_ends_the_run_where_it_stands(
+    number: signal.Signals, error: type[BaseException]
+) -> None:
+    with listen_for_stop(StopRequest()), pytest.raises(error):
+        os.kill(os.getpid(), number)
 
 
 def test_the_time_budget() -> None:
