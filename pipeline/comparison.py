@@ -7,7 +7,8 @@ duplicate ids, an empty manifest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError
@@ -23,7 +25,7 @@ from pipeline.index.parquet import open_parquet
 from pipeline.index.scratch import Scratch, scratch
 from pipeline.storage import Store
 
-__all__ = ["Comparison", "PlanCounts", "compare"]
+__all__ = ["Comparison", "PlanCounts", "check_ids", "compare"]
 
 _SHOWN = 5
 
@@ -100,24 +102,41 @@ def compare(
     return Comparison(counts, to_do)
 
 
+def check_ids(ids: Iterable[pa.Array], store: Store) -> None:
+    """Raise ManifestError if an id is there twice. `ids` are strings, in any number of arrays."""
+    with tempfile.TemporaryDirectory(prefix="lakevec-ids-") as folder, scratch(store) as found:
+        path = Path(folder) / "ids.parquet"
+        schema = pa.schema([pa.field("id", pa.string())])
+        # By way of a file, not a stream: an error of the manifest stays itself, and nothing is held in memory.
+        with pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False) as writer:
+            for array in ids:
+                writer.write_batch(pa.record_batch([array], schema=schema))
+        found.db.execute("CREATE TABLE ids AS SELECT id FROM read_parquet(?)", [str(path)])
+        _refuse_duplicates(found, "ids")
+
+
 def _load(found: Scratch, items_file: Path, live: Sequence[FileEntry], parts: Sequence[FileEntry]) -> None:
     found.db.execute(
         "CREATE TABLE items AS SELECT id, fingerprint, file_row_number AS n "
         "FROM read_parquet(?, file_row_number = true)",
         [str(items_file)],
     )
+    _refuse_duplicates(found, "items")
+    found.load_outcomes(live, parts)
+    with _registered(found, "incoming_tried", _tried(found.store, live)):
+        # max(): one reject an id is an invariant of the index; a broken index must not multiply rows here.
+        found.db.execute("CREATE TABLE tried AS SELECT id, max(attempts) AS attempts FROM incoming_tried GROUP BY id")
+
+
+def _refuse_duplicates(found: Scratch, table: str) -> None:
     duplicates = found.db.execute(
-        "SELECT id, count(*) AS rows, count(*) OVER () FROM items GROUP BY id HAVING count(*) > 1 "
-        "ORDER BY rows DESC, id LIMIT ?",
+        f"SELECT id, count(*) AS rows, count(*) OVER () FROM {table} "  # noqa: S608 - two names of ours
+        "GROUP BY id HAVING count(*) > 1 ORDER BY rows DESC, id LIMIT ?",
         [_SHOWN],
     ).fetchall()
     if duplicates:
         named = ", ".join(f"{each!r} ({rows} rows)" for each, rows, _ in duplicates)
         raise ManifestError(f"column 'id' has {duplicates[0][2]} duplicate ids; expected each id once; found {named}")
-    found.load_outcomes(live, parts)
-    with _registered(found, "incoming_tried", _tried(found.store, live)):
-        # max(): one reject an id is an invariant of the index; a broken index must not multiply rows here.
-        found.db.execute("CREATE TABLE tried AS SELECT id, max(attempts) AS attempts FROM incoming_tried GROUP BY id")
 
 
 def _tried(store: Store, live: Sequence[FileEntry]) -> pa.Table:

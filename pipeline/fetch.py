@@ -28,9 +28,13 @@ THREADS = 16
 """Reads of one worker under way at once: at 30 ms a GET some 500 images/s, more than a core decodes."""
 
 AHEAD_BYTES = 256 << 20
-"""What may be fetched ahead of its use, judged by the mean size of what came before."""
+"""What may be fetched ahead of its use, judged by the largest of the last files."""
 
-_FIRST_GUESS_BYTES = 1 << 20
+_FIRST_FILES = 2
+"""Files under way before the first size is known: enough to overlap, and no more than two of the largest."""
+
+_RECENT_FILES = 2 * THREADS
+"""As many as can be under way: where sizes grow, the first large file read speaks for all the next ones."""
 
 
 @dataclass(slots=True)
@@ -41,16 +45,22 @@ class _Ahead:
     futures: list[Future[bytes]]
 
 
-@dataclass(slots=True)
-class _Mean:
-    """Mean size of the blobs so far; the first guess counts as one."""
+class _Sizes:
+    """Sizes of the last files read, noted by the threads that read them."""
 
-    blobs: int = 1
-    total_bytes: int = _FIRST_GUESS_BYTES
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._recent_bytes: deque[int] = deque(maxlen=_RECENT_FILES)
 
-    def add(self, loaded: LoadedItem) -> None:
-        self.blobs += sum(len(media.blobs) for media in loaded.media)
-        self.total_bytes += sum(len(blob) for media in loaded.media for blob in media.blobs)
+    def note(self, size_bytes: int) -> None:
+        with self._lock:
+            self._recent_bytes.append(size_bytes)
+
+    def expected_bytes(self) -> int | None:
+        """What the next file may weigh: as much as the largest of the last ones; None before the first."""
+        # No mean of all: it would forget a folder of videos only after ten thousands of images.
+        with self._lock:
+            return max(self._recent_bytes, default=None)
 
 
 class Fetcher:
@@ -67,6 +77,7 @@ class Fetcher:
         self._pool: ThreadPoolExecutor | None = None
         self._stores: dict[str, fsspec.AbstractFileSystem] = {}
         self._inline = InlineReader(self.policy.storage_options)
+        self._sizes = _Sizes()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"policy": self.policy, "_threads": self._threads, "_ahead_bytes": self._ahead_bytes}
@@ -111,36 +122,44 @@ class Fetcher:
     def load_many(self, items: Iterable[WorkItem]) -> Iterator[tuple[WorkItem, LoadedItem | RejectError]]:
         """Each of `items` with its bytes or its reject, in order, the next ones being fetched meanwhile.
 
-        About `ahead_bytes` are held at most, plus one item; closing the iterator drops the reads not begun.
+        Besides the item handed out last, an item is begun only if what waits, with it, is expected to fit in
+        `ahead_bytes`: files that came by their size, those on their way by the largest of the last files read (by
+        this fetcher, in earlier calls too). One item is always on its way, whatever its size. Only files that are
+        larger than all of those can pass `ahead_bytes`, and only as many as were on their way when the first of
+        them came: before any size is known, two files or those of one item. Closing the iterator drops the reads
+        not begun.
         """
         waiting: deque[_Ahead] = deque()
-        mean = _Mean()
         source = iter(items)
+        upcoming = next(source, None)
         try:
-            while True:
-                while self._has_room(waiting, mean) and (item := next(source, None)) is not None:
-                    waiting.append(self._begin(item))
-                if not waiting:
-                    return
+            while waiting or upcoming is not None:
+                while upcoming is not None and self._has_room(waiting, upcoming):
+                    waiting.append(self._begin(upcoming))
+                    upcoming = next(source, None)
                 ahead = waiting.popleft()
-                loaded = self._outcome(ahead)
-                if isinstance(loaded, LoadedItem):
-                    mean.add(loaded)
-                yield ahead.item, loaded
+                yield ahead.item, self._outcome(ahead)
         finally:
             for ahead in waiting:
                 _drop(ahead)
 
-    def _has_room(self, waiting: deque[_Ahead], mean: _Mean) -> bool:
+    def _has_room(self, waiting: deque[_Ahead], item: WorkItem) -> bool:
+        if not waiting:
+            return True
         held, coming = 0, 0
         for future in (future for ahead in waiting for future in ahead.futures):
             if not future.done():
                 coming += 1
             elif not future.cancelled() and future.exception() is None:
                 held += len(future.result())
-        expected = held + coming * (mean.total_bytes // mean.blobs)
         # Items without media cost nothing to hold; their number is bounded so that a rejected one is told soon.
-        return coming < 2 * self._threads and expected < self._ahead_bytes and len(waiting) < 4 * self._threads
+        if coming >= 2 * self._threads or len(waiting) >= 4 * self._threads:
+            return False
+        files = coming + sum(len(medium.refs) for medium in item.media)
+        size_bytes = self._sizes.expected_bytes()
+        if size_bytes is None:
+            return files <= _FIRST_FILES
+        return held + files * size_bytes <= self._ahead_bytes
 
     def _begin(self, item: WorkItem) -> _Ahead:
         refs = [ref for medium in item.media for ref in medium.refs]
@@ -164,9 +183,12 @@ class Fetcher:
 
     def _bytes(self, ref: MediaRef, item: WorkItem) -> bytes:
         if ref.uri is not None:
-            return self.fetch(ref.uri)
-        data = self._inline.read(item.manifest_file, item.manifest_row, ref.column, ref.index)
-        check_size(len(data), self.policy.max_bytes)
+            data = self.fetch(ref.uri)
+        else:
+            data = self._inline.read(item.manifest_file, item.manifest_row, ref.column, ref.index)
+            check_size(len(data), self.policy.max_bytes)
+        # Here and not once the item is used: what is known late is known after too much was begun.
+        self._sizes.note(len(data))
         return data
 
     @property

@@ -41,7 +41,7 @@ __all__ = ["embed_corpus"]
 
 MIB = 1 << 20
 
-SUMMARY_DEADLINE_S = 10.0
+SUMMARY_DEADLINE_S = 5.0
 """A run that failed because its output is out of reach should not wait for it a second time."""
 
 _log = logging.getLogger("lakevec")

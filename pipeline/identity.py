@@ -2,16 +2,19 @@
 
 In: manifest rows. Out: for each medium the identity of each of its files. The first that there is counts: the
 manifest's `content_hash`; the hash of inline bytes; its etag, size, version, last_modified; what the store says
-now (not under `inputs.identity: trust`). Nothing is refused: what cannot be asked is an identity of its own.
+now (not under `inputs.identity: trust`). No row is refused: what cannot be asked is an identity of its own. Raises
+IncompleteError where the store fails or refuses too many of the questions to believe the rest.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 
-from pipeline.errors import RejectCode, RejectError
+from pipeline.errors import IncompleteError, RejectCode, RejectError
 from pipeline.fetch import Fetcher
 from pipeline.fingerprint import Identity
 from pipeline.manifest.rows import ManifestRow
@@ -21,6 +24,14 @@ __all__ = ["Identifier"]
 
 _THREADS = 32
 """Asking a store is waiting: at 20 ms a HEAD some 1,600 files/s."""
+
+_FAILED_MIN = 10
+_FAILED_FRACTION = 0.05
+"""More failures than both are a store or a role that is broken, not some objects that are."""
+
+_EARLY_ASKED = 200
+_EARLY_FRACTION = 0.5
+"""Seconds of asking tell expired credentials; retrying a whole lake against them takes a night."""
 
 
 class Identifier:
@@ -34,6 +45,7 @@ class Identifier:
         self._fetcher = fetcher
         self._ask_store = ask_store
         self._refused_folders: dict[str, bool] = {}
+        self._answers = _Answers()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stat")
 
     def __enter__(self) -> Identifier:
@@ -43,7 +55,10 @@ class Identifier:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def identify(self, rows: Sequence[ManifestRow]) -> Iterator[list[tuple[MediaKind, list[Identity]]]]:
-        """For each of `rows` its media in order, with the identity of each file."""
+        """For each of `rows` its media in order, with the identity of each file.
+
+        Raises IncompleteError once most of the first questions have failed.
+        """
         answers = self._ask([uri for row in rows if self._asks(row) for uri in _uris(row)])
         for row in rows:
             asks = self._asks(row)
@@ -56,6 +71,10 @@ class Identifier:
             files = iter(found)
             yield [(medium.kind, list(islice(files, len(medium.refs)))) for medium in row.media]
 
+    def check(self) -> None:
+        """Raise IncompleteError if too much of what was asked so far could not be judged. Call at the end."""
+        self._answers.check()
+
     def _asks(self, row: ManifestRow) -> bool:
         return self._ask_store and not row.identity
 
@@ -66,10 +85,13 @@ class Identifier:
         return chain.from_iterable(self._pool.map(lambda chunk: [self._stored(uri) for uri in chunk], chunks))
 
     def _stored(self, uri: str) -> Identity:
+        self._answers.check_early()
         try:
             stat = self._fetcher.stat(uri)
         except RejectError as error:
+            self._answers.failed(error)
             return _unknown(uri, error)
+        self._answers.given()
         return (*self._too_large(str(stat.size_bytes)), "store", uri, *_flat(stat.marks))
 
     def _given(self, row: ManifestRow, uri: str) -> Identity:
@@ -97,6 +119,48 @@ class Identifier:
     def _too_large(self, size: str) -> Identity:
         large = size.isdecimal() and int(size) > self._fetcher.policy.max_bytes
         return ("too large",) if large else ()
+
+
+class _Answers:
+    """How a store answered, counted by the threads that ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._codes: Counter[RejectCode] = Counter()
+        self._example = ""
+
+    def given(self) -> None:
+        with self._lock:
+            self._asked += 1
+
+    def failed(self, error: RejectError) -> None:
+        # What the policy refuses is no question; that there is no such object is an answer.
+        if error.code is RejectCode.URI_NOT_ALLOWED:
+            return
+        with self._lock:
+            self._asked += 1
+            if error.code is not RejectCode.NOT_FOUND:
+                self._codes[error.code] += 1
+                self._example = self._example or str(error)
+
+    def check(self) -> None:
+        with self._lock:
+            if self._codes.total() > max(_FAILED_MIN, _FAILED_FRACTION * self._asked):
+                raise self._stopped()
+
+    def check_early(self) -> None:
+        with self._lock:
+            if self._asked >= _EARLY_ASKED and self._codes.total() > _EARLY_FRACTION * self._asked:
+                raise self._stopped()
+
+    def _stopped(self) -> IncompleteError:
+        codes = ", ".join(f"{code} {count}" for code, count in self._codes.most_common())
+        return IncompleteError(
+            f"the store refused or failed {self._codes.total()} of {self._asked} questions about objects ({codes}), "
+            f"e.g. {self._example}; check credentials; nothing was changed; run again (or set inputs.identity: "
+            "trust, which asks no store)"
+        )
 
 
 def _refs(row: ManifestRow) -> Iterator[MediaRef]:

@@ -2,7 +2,8 @@
 
 In: the manifest and the index's files. Out: under `<output>/_work/<run_id>/` the items (`schema.ITEMS`) and the work
 list (`schema.work_schema`), and a `Plan` that names them. Refused with ManifestError, before anything is written:
-what `manifest` and `comparison` refuse, and a manifest that lost suspiciously many items.
+what `manifest` and `comparison` refuse, and a manifest that lost suspiciously many items. Also before that,
+IncompleteError: a store that fails or refuses too many questions about objects.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.comparison import PlanCounts, compare
+from pipeline.comparison import PlanCounts, check_ids, compare
 from pipeline.config import Config
 from pipeline.errors import ManifestError
 from pipeline.fetch import Fetcher
 from pipeline.fingerprint import item_fingerprint
 from pipeline.identity import Identifier
 from pipeline.index.commits import FileEntry
+from pipeline.manifest.columns import MEDIA_ROLES
+from pipeline.manifest.listing import Format
 from pipeline.manifest.manifest import Manifest, ManifestBatch
 from pipeline.manifest.work import to_work_table
 from pipeline.policy import FetchPolicy
@@ -79,9 +82,11 @@ def make_plan(
 
     `live` are the newest snapshot's files, `parts` those of progress commits since that hold the same kind of
     vectors. With `run.max_items` only the manifest's first rows are considered, as if it ended there. Raises
-    ManifestError.
+    ManifestError, or IncompleteError where a store fails too many questions about objects.
     """
     target = work_store or store
+    if _checks_ids_first(config, manifest):
+        check_ids(manifest.ids(config.run.max_items), store)
     with tempfile.TemporaryDirectory(prefix="lakevec-plan-") as name:
         folder = Path(name)
         _write_candidates(folder, config, manifest, compute_fingerprint)
@@ -91,6 +96,12 @@ def make_plan(
         target.upload(str(folder / "items.parquet"), f"{base}/items.parquet")
         work_paths = _write_work(folder, config, manifest, found.to_do, target, work_folder(run_id))
     return Plan(run_id, f"{base}/items.parquet", work_paths, manifest.id_type, manifest.carry, found.counts)
+
+
+def _checks_ids_first(config: Config, manifest: Manifest) -> bool:
+    # One Parquet column is cheap to read; other formats are parsed whole, which pays only where it spares questions.
+    asks = config.inputs.identity == "auto" and any(role in manifest.columns.names for role in MEDIA_ROLES)
+    return asks or all(file.format is Format.PARQUET for file in manifest.files)
 
 
 def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute: str) -> None:
@@ -107,6 +118,7 @@ def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute:
             table = to_work_table(_work_items(batch, identifier, compute, config.inputs.instruction), batch.carry)
             candidates.write_table(table)
             items.write_table(table.select(ITEMS.names).cast(ITEMS), row_group_size=_ITEMS_GROUP_ROWS)
+        identifier.check()
 
 
 def _work_items(batch: ManifestBatch, identifier: Identifier, compute: str, default: str | None) -> list[WorkItem]:
@@ -131,14 +143,20 @@ def _work_items(batch: ManifestBatch, identifier: Identifier, compute: str, defa
 
 
 def _guard_deletions(config: Config, counts: PlanCounts) -> None:
-    allowed = config.run.max_delete_fraction
+    # Looking at the first items only is a trial; nobody means it to delete the rest.
+    allowed = 0.0 if config.run.max_items else config.run.max_delete_fraction
     if counts.deleted <= allowed * counts.live:
         return
-    cut = f" (run.max_items looks at its first {config.run.max_items} rows only)" if config.run.max_items else ""
+    lacks = f"lacks {counts.deleted} of the index's {counts.live} ids, and their vectors would be deleted"
+    if config.run.max_items:
+        raise ManifestError(
+            f"run.max_items looks at the first {config.run.max_items} rows of {config.manifest.path} only, and that "
+            f"{lacks}; "
+            "leave run.max_items out, or give the trial an output of its own"
+        )
     raise ManifestError(
-        f"the manifest {config.manifest.path}{cut} lacks {counts.deleted} of the index's {counts.live} ids, and their "
-        f"vectors would be deleted; run.max_delete_fraction allows {allowed:g} of them; if the items are really gone, "
-        "run with --set run.max_delete_fraction=1"
+        f"the manifest {config.manifest.path} {lacks}; run.max_delete_fraction allows {allowed:g} of them; if they "
+        "are really gone, run with --set run.max_delete_fraction=1"
     )
 
 

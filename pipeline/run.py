@@ -23,7 +23,7 @@ from pipeline.tokenizer import PromptTokenizer
 
 KIND_NAMES = {"specs": "vectors", "id_type": "ids of type", "carry": "carried columns"}
 
-REACH_DEADLINE_S = 15.0
+REACH_DEADLINE_S = 10.0
 """Bad configs end in seconds: a store that does not answer once within this is out of reach."""
 
 __all__ = ["Run", "check_same_kind", "new_run_id", "open_run"]

@@ -63,25 +63,43 @@ class Manifest:
 
         Raises ManifestError at the first bad row, and at the end if there was no row at all.
         """
-        left = limit
         empty = True
+        names = [*self.columns.names.values(), *(field.name for field in self.carry)]
+        for file, first_row, table in self._tables(names, limit):
+            yield self._batch(file, table, first_row)
+            empty = False
+        if empty:
+            raise ManifestError(f"the manifest {self.path} has no rows in its {len(self.files)} file(s)")
+
+    def ids(self, limit: int | None = None) -> Iterator[pa.Array]:
+        """The ids in order as strings, of the first `limit` rows if given, reading no other column.
+
+        Raises ManifestError at the first null id, as `batches` does; nothing if there is no row.
+        """
+        name = self.columns.names["id"]
+        for file, first_row, table in self._tables([name], limit):
+            with reading(file.uri):
+                column = _plain(table.column(name))
+                if column.null_count:
+                    # It refuses them: one place says what a null id is.
+                    self._batch(file, table, first_row)
+                as_number = pa.types.is_integer(column.type)
+                strings = (column.cast(pa.int64()) if as_number else column).cast(pa.string())
+            yield from strings.chunks
+
+    def _tables(self, names: Sequence[str], limit: int | None) -> Iterator[tuple[ManifestFile, int, pa.Table]]:
+        left = limit
         for file in self.files:
             first_row = 0
-            for table in read_batches(file, self.schemas[file.uri], self._wanted(file), self.options):
+            wanted = [name for name in dict.fromkeys(names) if name in self.schemas[file.uri].names]
+            for table in read_batches(file, self.schemas[file.uri], wanted, self.options):
                 taken = table if left is None else table.slice(0, left)
                 if taken.num_rows:
-                    yield self._batch(file, taken, first_row)
-                    empty = False
+                    yield file, first_row, taken
                 first_row += table.num_rows
                 left = None if left is None else left - taken.num_rows
                 if left == 0:
                     return
-        if empty:
-            raise ManifestError(f"the manifest {self.path} has no rows in its {len(self.files)} file(s)")
-
-    def _wanted(self, file: ManifestFile) -> list[str]:
-        names = [*self.columns.names.values(), *(field.name for field in self.carry)]
-        return [name for name in dict.fromkeys(names) if name in self.schemas[file.uri].names]
 
     def _batch(self, file: ManifestFile, table: pa.Table, first_row: int) -> ManifestBatch:
         roles = {role: name for role, name in self.columns.names.items() if name in table.column_names}

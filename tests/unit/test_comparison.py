@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.comparison import Comparison, PlanCounts, compare
+from pipeline.comparison import Comparison, PlanCounts, check_ids, compare
 from pipeline.errors import ManifestError
 from pipeline.index.commits import FileEntry
 from pipeline.index.parts import entry_of, write_parts
@@ -139,3 +139,12 @@ def test_duplicates_are_counted_and_named(tmp_path: Path) -> None:
     assert "8 duplicate ids" in str(error.value)
     assert "'x' (3 rows), 'd0' (2 rows), 'd1' (2 rows), 'd2' (2 rows), 'd3' (2 rows)" in str(error.value)
     assert "'d4'" not in str(error.value)
+
+
+def test_ids_alone_are_checked_over_many_arrays(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    unique = [pa.array([f"{n}.{i}" for i in range(1000)]) for n in range(5)]
+    check_ids(unique, store)
+    check_ids([], store)
+    with pytest.raises(ManifestError, match=r"2 duplicate ids; expected each id once; found '0\.0' \(3 rows\), '3\.7'"):
+        check_ids([*unique, pa.array(["0.0", "3.7", "0.0"])], store)

@@ -199,6 +199,81 @@ def test_reading_ahead_is_concurrent_and_bounded(tmp_path: Path, monkeypatch: py
     assert peak > 1
 
 
+MIB = 1 << 20
+
+
+def fetching(monkeypatch: pytest.MonkeyPatch, read: Callable[[str], bytes], ahead_bytes: int) -> Fetcher:
+    """A fetcher whose files are what `read` makes of their URIs."""
+    monkeypatch.setattr(Fetcher, "fetch", lambda _, uri: read(uri))
+    return Fetcher(FetchPolicy.of(FetchConfig(), None), ahead_bytes=ahead_bytes)
+
+
+def test_large_files_are_not_begun_by_the_dozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, begun = bytes(20 * MIB), []
+
+    def read(uri: str) -> bytes:
+        begun.append(uri)
+        time.sleep(0.02)
+        return large
+
+    with fetching(monkeypatch, read, 40 * MIB) as fetch:
+        for _ in range(2):
+            begun.clear()
+            for taken, _ in enumerate(fetch.load_many(item(str(i), str(i)) for i in range(20))):
+                time.sleep(0.005)
+                assert len(begun) - taken <= 3, "two that fit, and the one handed out"
+            assert len(begun) == 20
+
+
+def test_sizes_are_known_when_read_not_when_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    large, begun, large_read = bytes(20 * MIB), [], threading.Event()
+
+    def read(uri: str) -> bytes:
+        begun.append(uri)
+        if uri == "0":
+            assert large_read.wait(10)
+            time.sleep(0.1)
+            return b"x"
+        large_read.set()
+        return large
+
+    with fetching(monkeypatch, read, 40 * MIB) as fetch:
+        loading = fetch.load_many(item(str(i), str(i)) for i in range(20))
+        assert [next(loading)[0].id for _ in range(2)] == ["0", "1"]
+        time.sleep(0.05)
+        assert begun == ["0", "1", "2"]
+
+
+def test_the_sizes_of_earlier_calls_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(8)
+
+    def read(uri: str) -> bytes:
+        if uri.startswith("second"):
+            together.wait(10)
+        return b"x"
+
+    with fetching(monkeypatch, read, 2 * MIB) as fetch:
+        assert len(list(fetch.load_many([item("1", "first")]))) == 1
+        got = [loaded for _, loaded in fetch.load_many(item(str(i), f"second{i}") for i in range(8))]
+    assert all(isinstance(loaded, LoadedItem) for loaded in got)
+
+
+def test_files_of_one_item_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+
+    def read(uri: str) -> bytes:
+        begun.append(uri)
+        return bytes(MIB)
+
+    with fetching(monkeypatch, read, 10 * MIB) as fetch:
+        assert len(list(fetch.load_many([item("0", "a")]))) == 1
+        begun.clear()
+        loading = fetch.load_many(item(str(i), *(f"{i}.{n}" for n in range(6))) for i in range(5))
+        next(loading)
+        time.sleep(0.05)
+        assert len(begun) == 6, "two items of 6 MiB do not fit in 10"
+
+
 def test_an_item_larger_than_the_window_is_loaded_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 1000)
     with Fetcher(FetchPolicy.of(FetchConfig(), str(tmp_path)), threads=1, ahead_bytes=1) as fetch:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.blobs import Stat
 from pipeline.config import FetchConfig
+from pipeline.errors import ExitCode, IncompleteError, RejectCode, RejectError
 from pipeline.fetch import Fetcher, FetchPolicy
 from pipeline.fingerprint import Identity
 from pipeline.identity import Identifier
@@ -89,6 +92,68 @@ def test_what_is_too_large_changes_when_it_no_longer_is(tmp_path: Path, columns:
     (tmp_path / "a.png").write_bytes(b"x" * 100)
     path = write_parquet(tmp_path / "m.parquet", {"id": ["1"], "image": ["a.png"], **columns})
     assert identities(path, max_bytes=99) != identities(path, max_bytes=100) == identities(path)
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answers: Sequence[RejectCode | None]) -> list[Identity]:
+    """The identities of as many files as there are `answers` of the store; None is a good one."""
+    rows = {"id": list(range(len(answers))), "image": [f"{i}.png" for i in range(len(answers))]}
+
+    def stat(_: Fetcher, uri: str) -> Stat:
+        code = answers[int(Path(uri).stem)]
+        if code is not None:
+            raise RejectError(code, "ExpiredToken")
+        return Stat(1, ())
+
+    monkeypatch.setattr(Fetcher, "stat", stat)
+    manifest = opened(write_parquet(tmp_path / "m.parquet", rows))
+    policy = FetchPolicy.of(FetchConfig(), manifest.folder)
+    with Fetcher(policy) as fetcher, Identifier(fetcher, ask_store=True) as identifier:
+        found = [one for media in identifier.identify(rows_of(manifest)) for _, files in media for one in files]
+        identifier.check()
+    return found
+
+
+UNJUDGED = [RejectCode.ACCESS_DENIED, RejectCode.FETCH_FAILED, RejectCode.FETCH_TIMEOUT]
+
+
+@pytest.mark.parametrize("code", UNJUDGED)
+def test_a_few_unknown_objects_are_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: RejectCode) -> None:
+    for answers in ([code] * 10, [code] * 11 + [None] * 209):
+        found = asked(monkeypatch, tmp_path, answers)
+        assert [one[0] for one in found].count("unknown") == answers.count(code)
+
+
+@pytest.mark.parametrize("code", UNJUDGED)
+def test_many_unknown_objects_stop_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: RejectCode) -> None:
+    for good in (0, 100):
+        with pytest.raises(IncompleteError) as error:
+            asked(monkeypatch, tmp_path, [code] * 11 + [None] * good)
+        assert error.value.exit_code == ExitCode.INCOMPLETE
+        for said in (
+            f"11 of {11 + good} questions",
+            f"{code}: ExpiredToken",
+            "check credentials",
+            "nothing was changed",
+        ):
+            assert said in str(error.value)
+
+
+def test_missing_and_refused_objects_are_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = asked(monkeypatch, tmp_path, [RejectCode.NOT_FOUND, RejectCode.URI_NOT_ALLOWED] * 150)
+    assert {one[0] for one in found} == {"missing", "refused"}
+
+
+@pytest.mark.s3
+def test_wrong_credentials_stop_the_plan(s3_server: S3Server, tmp_path: Path) -> None:
+    bucket = s3_server.make_bucket("expired")
+    path = write_parquet(tmp_path / "m.parquet", {"id": list(range(12)), "image": [f"{bucket}/{i}" for i in range(12)]})
+    options = {"s3": {**s3_server.storage_options["s3"], "secret": "wrong-canary"}}
+    policy = FetchPolicy.of(FetchConfig(storage_options=options), None)
+    with Fetcher(policy) as fetcher, Identifier(fetcher, ask_store=True) as identifier:
+        list(identifier.identify(rows_of(opened(path))))
+        with pytest.raises(IncompleteError, match=r"12 of 12 .*ACCESS_DENIED") as error:
+            identifier.check()
+    assert "canary" not in str(error.value)
 
 
 @pytest.mark.s3

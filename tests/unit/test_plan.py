@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import Config
-from pipeline.errors import ManifestError
+from pipeline.errors import IncompleteError, ManifestError, RejectCode, RejectError
+from pipeline.fetch import Fetcher
 from pipeline.index.commits import FileEntry
 from pipeline.manifest.manifest import open_manifest
 from pipeline.manifest.work import from_work_table
@@ -170,6 +171,50 @@ def test_duplicate_ids_are_refused_and_nothing_is_written(config: Config) -> Non
     assert open_store(config.output.path).list() == []
 
 
+WRITERS = {
+    "m.parquet": lambda path, rows: write_parquet(path, {name: [row[name] for row in rows] for name in rows[0]}),
+    "m.jsonl": write_jsonl,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(("bad", "said"), [("i1", "'i1' \\(2 rows\\)"), (None, "null in 1 rows near row 9 ")])
+def test_bad_ids_are_found_before_a_store_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, bad: str | None, said: str
+) -> None:
+    monkeypatch.setattr(Fetcher, "stat", lambda *_: pytest.fail("the store was asked"))
+    rows: list[dict[str, Any]] = [{"id": f"i{n}", "image": f"{n}.png"} for n in range(9)]
+    path = WRITERS[name](tmp_path / name, [*rows, {"id": bad, "image": "x.png"}])
+    with pytest.raises(ManifestError, match=said):
+        planned(job_config(path, tmp_path / "out"))
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_ids_after_max_items_are_not_judged(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "m.parquet", {"id": ["a", "b", "a", None], "text": ["t"] * 4})
+    assert planned(job_config(path, tmp_path / "out", run={"max_items": 2})).counts.items == 2
+
+
+def test_a_store_that_refuses_everything_stops_the_plan_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def denied(_: Fetcher, uri: str) -> None:
+        asked.append(uri)
+        raise RejectError(RejectCode.ACCESS_DENIED, "ExpiredToken")
+
+    monkeypatch.setattr(Fetcher, "stat", denied)
+    rows: dict[str, list[Any]] = {"id": list(range(3000)), "image": [f"{n}.png" for n in range(3000)]}
+    path = write_parquet(tmp_path / "m.parquet", rows)
+    with pytest.raises(IncompleteError, match="ACCESS_DENIED: ExpiredToken; check credentials; nothing was changed"):
+        planned(job_config(path, tmp_path / "out"))
+    assert 200 <= len(asked) < 300
+    del rows["id"][100:], rows["image"][100:]
+    write_parquet(path, rows)
+    with pytest.raises(IncompleteError, match="100 of 100 questions"):
+        planned(job_config(path, tmp_path / "out"))
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
 def test_a_manifest_that_shrank_too_much_is_refused(config: Config) -> None:
     first = planned(config)
     items = work_of(config, first)
@@ -190,7 +235,7 @@ def test_max_items_plans_the_first_rows_only(config: Config) -> None:
     assert [item.id for item in work_of(few, plan)] == ["i0", "i1", "i2", "i3"]
     assert plan.counts.items == 4
     live = finish(config, plan, work_of(config, planned(config)))
-    with pytest.raises(ManifestError, match=r"run\.max_items looks at its first 4 rows only"):
+    with pytest.raises(ManifestError, match=r"run\.max_items looks at the first 4 rows"):
         planned(few, live=live)
 
 
