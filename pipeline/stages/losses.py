@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ray.exceptions import RayError
 
-from pipeline.errors import scrub
+from pipeline import errors
+from pipeline.errors import LakevecError, scrub
 
-__all__ = ["Losses", "listen_for_losses", "root_cause"]
+__all__ = ["Losses", "explained", "listen_for_losses", "root_cause"]
+
+_OURS = re.compile(r"^pipeline\.errors\.(\w+): (.+)\Z", re.M | re.S)
 
 _LOGGER = "ray.data._internal.execution.streaming_executor_state"
 
@@ -49,11 +53,17 @@ def listen_for_losses() -> Iterator[Losses]:
     """Collect the causes of blocks dropped while inside."""
     losses = Losses()
     logger = logging.getLogger(_LOGGER)
+    before = logger.level, logger.propagate
+    # Its parents' handlers would write a traceback a block to the console.
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
     logger.addHandler(losses)
     try:
         yield losses
     finally:
         logger.removeHandler(losses)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -63,3 +73,20 @@ def root_cause(error: BaseException) -> BaseException:
         if not isinstance(inner, BaseException) or inner is error:
             return error
         error = inner
+
+
+def explained(error: BaseException) -> LakevecError:
+    """The LakevecError at the root of a Ray error, else one that says what is there.
+
+    Of an actor that died in its constructor Ray keeps the traceback's text alone, so that is where it is looked for.
+    """
+    cause = root_cause(error)
+    if isinstance(cause, LakevecError):
+        return cause
+    text = str(error).strip()
+    found = _OURS.search(text)
+    kind = getattr(errors, found[1], None) if found else None
+    if found and isinstance(kind, type) and issubclass(kind, LakevecError):
+        return kind(found[2].strip())
+    last = str(cause).strip() or text.rpartition("\n")[2]
+    return LakevecError(f"a stage failed for good: {scrub(last)}; Ray's own log of the driver has the whole story")

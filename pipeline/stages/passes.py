@@ -17,7 +17,7 @@ from pipeline.outcomes import crashed_outcomes
 from pipeline.plan import Plan
 from pipeline.stages.chain import Chain, ReceiptStream, build_chain
 from pipeline.stages.committer import Committer
-from pipeline.stages.losses import Losses, listen_for_losses, root_cause
+from pipeline.stages.losses import Losses, explained, listen_for_losses
 from pipeline.stages.meter import Reading
 from pipeline.stages.reconcile import CRASH_DETAIL, PASS_BLOCKS, lost_work, write_work
 from pipeline.stages.write import write_outcomes
@@ -95,7 +95,7 @@ class Passes:
         try:
             return self._pull(ReceiptStream(dataset))
         except RayError as error:
-            raise _explained(error) from error
+            raise explained(error) from error
         finally:
             self.committer.flush()
             # The next pass needs these actors' CPUs and GPUs, which their last handle holds.
@@ -128,11 +128,3 @@ class Passes:
         except RayError:
             return last
         return reading
-
-
-def _explained(error: BaseException) -> LakevecError:
-    """The LakevecError at the root of a Ray error, else one that names the root."""
-    cause = root_cause(error)
-    if isinstance(cause, LakevecError):
-        return cause
-    return LakevecError(f"a stage failed for good: {type(cause).__name__}: {str(cause).strip()[-2000:]}")

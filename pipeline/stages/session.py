@@ -177,7 +177,7 @@ def _quiet() -> None:
     # max_restarts has no named argument in 2.60, so the deprecated way is the only one; pyproject pins ray<2.64.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what fails is raised, and told by us
 
 
 def _configure() -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.fixtures.jobs import JOB, last_summary, run_job, write_config
+from tests.fixtures.ray_head import RayHead
 from tests.fixtures.tiny_model import tiny_model
 
 SECONDS = 30  # generous for a loaded machine; such a run takes two here
@@ -108,6 +109,15 @@ def test_an_output_out_of_reach_is_exit_2(overrides: list[str], word: str, tmp_p
     assert word in done.stdout
     assert "Traceback" not in done.stdout
     assert "TOPSECRET" not in done.stdout
+
+
+@pytest.mark.ray
+def test_a_gpu_that_torch_cannot_use_is_no_reason_to_crawl_along_on_the_cpu(tmp_path: Path) -> None:
+    config = config_with(tmp_path, pa.table({"id": ["a"], "text": ["b"]}))
+    with RayHead(n_gpus=1) as head:
+        done = run_job(config, "--set", f"resources.address={head.address}", timeout_s=200)
+    assert done.returncode == 2, done.stdout
+    assert "torch sees 0 GPUs" in done.stdout
 
 
 def test_print_config_shows_every_key_and_no_secret(tmp_path: Path) -> None:

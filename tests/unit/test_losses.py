@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.stages.losses import listen_for_losses, root_cause
+from pipeline.errors import ConfigError, ManifestError
+from pipeline.stages.losses import explained, listen_for_losses, root_cause
 
 LOGGER = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
 
@@ -25,6 +26,21 @@ def test_the_commonest_root_cause() -> None:
         assert losses.commonest == "ValueError: common <X object >"
     LOGGER.error("after", exc_info=wrapped("later"))
     assert losses.commonest == "ValueError: common <X object >"
+
+
+def test_an_actor_that_died_in_its_constructor_is_explained_by_its_text() -> None:
+    text = "The actor died in its creation task\n  File x\npipeline.errors.ConfigError: no GPU\nmend it"
+    found = explained(RuntimeError(text))
+    assert isinstance(found, ConfigError)
+    assert str(found) == "no GPU\nmend it"
+    assert "it blew up" in str(explained(RuntimeError("Traceback\n  File x\nOSError: it blew up")))
+    assert explained(wrapped_by(ManifestError("as it is"))).exit_code == 2
+
+
+def wrapped_by(inner: BaseException) -> BaseException:
+    outer = RuntimeError("a task failed")
+    outer.__cause__ = inner
+    return outer
 
 
 def test_root_cause_follows_both_kinds_of_wrapping() -> None:
