@@ -31,8 +31,23 @@ def certainly_gone(process: Mapping[str, Any]) -> bool:
     if not all(machine.values()) or any(process.get(key) != value for key, value in machine.items()):
         return False
     pid, started = process.get("pid"), process.get("started_ticks")
+    if not isinstance(pid, int) or not isinstance(started, int) or _is_hidden(pid):
+        return False
     # Pids are used again: the same number with another start time is another process.
-    return isinstance(pid, int) and isinstance(started, int) and _started_ticks(pid) != started
+    return _started_ticks(pid) != started
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether `pid` lives but /proc does not show it, as another user's process under hidepid."""
+    if (_PROC / str(pid)).exists():
+        return False
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _machine() -> dict[str, str]:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, OwnershipError
+from pipeline.index import process
 from pipeline.index.claim import Claim
 from pipeline.index.commits import Commit, CommitKind, FileEntry, Table
 from pipeline.index.heartbeat import Beat, Watch, heartbeat_path, read_heartbeat
@@ -331,3 +332,17 @@ def test_a_watch_calls_quiet_only_after_real_silence(looks: list[tuple[float, bo
             assert verdict is Beat.RENEWED
         else:
             assert verdict is (Beat.QUIET if now - 100.0 >= 60.0 else Beat.WAITING)
+
+
+def test_a_process_that_proc_hides_is_never_called_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mine = process.identity()
+    hidden = tmp_path / "proc"  # /proc of a machine that shows this user no process but the machine's own facts
+    (hidden / "sys/kernel/random").mkdir(parents=True)
+    (hidden / "sys/kernel/random/boot_id").write_text(mine["boot_id"])
+    (hidden / "self/ns").mkdir(parents=True)
+    (hidden / "self/ns/pid").symlink_to(mine["pid_namespace"])
+    monkeypatch.setattr(process, "_PROC", hidden)
+    assert not process.certainly_gone(mine)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    assert process.certainly_gone(mine | {"pid": dead.pid})
