@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from tests.fixtures.ray_head import RAY_ENV, RayHead, ray_command
 from tests.fixtures.tiny_model import tiny_model
 
 pytestmark = pytest.mark.ray
+
+AGENT_TIMEOUT_S = 90.0
+"""On a loaded machine of two cores the head's agent registers seconds after its dashboard answers."""
 
 
 @pytest.fixture
@@ -28,10 +32,16 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def submit(head: RayHead, checkout: Path, cwd: Path, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+    """Submit as a user does; a head that has only just started says "try again later" until its agent is up."""
     command = [ray_command(), "job", "submit", "--address", head.dashboard, "--working-dir", str(checkout), "--"]
-    return subprocess.run(
-        [*command, *entrypoint], cwd=cwd, env=os.environ | RAY_ENV, capture_output=True, text=True, timeout=240
-    )
+    deadline = time.monotonic() + AGENT_TIMEOUT_S
+    while True:
+        done = subprocess.run(
+            [*command, *entrypoint], cwd=cwd, env=os.environ | RAY_ENV, capture_output=True, text=True, timeout=240
+        )
+        if "No available agent to submit job" not in done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(1)
 
 
 def test_both_spellings_from_any_directory(tmp_path: Path, checkout: Path, ray_head: RayHead) -> None:
