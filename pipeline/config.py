@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, without_userinfo
 
 __all__ = [
+    "MIB",
     "Config",
     "FetchConfig",
     "ImageConfig",
@@ -33,8 +34,6 @@ __all__ = [
 ]
 
 MIB = 1 << 20
-
-_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 
 COLUMN_ROLES = (
     "id", "text", "image", "video", "frames", "instruction", "fps", "max_frames",
@@ -315,4 +314,4 @@ def _hide(options: dict[str, Any], shown: set[str]) -> dict[str, Any]:
 
 
 def _bare(value: Any) -> Any:  # noqa: ANN401 - an option is any YAML value
-    return _USERINFO.sub("", value) if isinstance(value, str) else value
+    return without_userinfo(value) if isinstance(value, str) else value

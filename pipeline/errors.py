@@ -29,6 +29,8 @@ __all__ = [
     "RejectError",
     "RejectMeaning",
     "Stage",
+    "scrub",
+    "without_userinfo",
 ]
 
 DETAIL_MAX_CHARS = 300
@@ -216,7 +218,12 @@ _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 _QUERY = re.compile(r"\?[^\s'\"]*=[^\s'\"]*")
 
 
+def without_userinfo(text: str) -> str:
+    """`text` with the `user:password@` of every URI in it left out."""
+    return _USERINFO.sub("", text)
+
+
 def scrub(detail: str) -> str:
     """`detail` as it may be stored: no memory address, no credential or query of a URI, ≤ 300 characters."""
-    plain = _QUERY.sub("?…", _USERINFO.sub("", _ADDRESS.sub("", detail)))
+    plain = _QUERY.sub("?…", without_userinfo(_ADDRESS.sub("", detail)))
     return " ".join(plain.split())[:DETAIL_MAX_CHARS]

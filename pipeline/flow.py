@@ -13,7 +13,7 @@ from dataclasses import replace
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.config import Config
+from pipeline.config import MIB, Config
 from pipeline.errors import ExitCode, LakevecError, scrub
 from pipeline.index.claim import Claim
 from pipeline.index.commits import FileEntry, Table
@@ -38,8 +38,6 @@ from pipeline.storage import Store, open_store
 from pipeline.summary import Summary, summary_path, write_summary
 
 __all__ = ["embed_corpus"]
-
-MIB = 1 << 20
 
 SUMMARY_DEADLINE_S = 5.0
 """A run that failed because its output is out of reach should not wait for it a second time."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 
-from pipeline.config import Config
+from pipeline.config import MIB, Config
 from pipeline.errors import ManifestError
 from pipeline.estimate import Estimate, Spread, estimate
 from pipeline.fetch import Fetcher
@@ -22,15 +22,13 @@ from pipeline.types import WorkItem
 
 __all__ = ["preview", "render_item"]
 
-MIB = 1 << 20
 
-
-def preview(config: Config, *, uploaded: bool = False) -> str:
+def preview(config: Config) -> str:
     """What running `config` now would do, and a cost estimate from a sample that is really fetched and prepared.
 
     Raises what the job itself would raise before it loads the model.
     """
-    run = open_run(config, new_run_id(), uploaded=uploaded)
+    run = open_run(config, new_run_id(), uploaded=False)
     state = Log(run.store).state()
     check_same_kind(run, state)
     with tempfile.TemporaryDirectory(prefix="lakevec-preview-") as folder:

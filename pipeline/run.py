@@ -95,7 +95,8 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
 def check_same_kind(run: Run, state: IndexState) -> None:
     """Check that the index in `state` holds vectors of this run's kind.
 
-    Raises OwnershipError (exit 4) naming what differs: another compute fingerprint, or other vector specs.
+    Raises OwnershipError (exit 4) naming what differs: another compute fingerprint, other vector specs, ids of
+    another type, or other carried columns.
     """
     if state.snapshot is None:
         return

@@ -7,27 +7,14 @@ whose values do not fit its new type (ManifestError).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
 import pyarrow as pa
 
 from pipeline.errors import ManifestError, OwnershipError
-from pipeline.index.commits import FileEntry, Table
-from pipeline.index.parquet import open_parquet
-from pipeline.storage import Store
 
-__all__ = ["check_columns", "check_kind", "unify"]
+__all__ = ["check_columns", "unify"]
 
 _LAST_OWN = "content_hash"
 """The carried columns of the vectors table stand behind this one."""
-
-
-def check_kind(store: Store, live: Iterable[FileEntry], schemas: Mapping[Table, pa.Schema]) -> None:
-    """Raise OwnershipError unless the live files hold this kind of index. Reads one footer a table."""
-    firsts = {entry.table: entry for entry in reversed(tuple(live))}
-    for table, entry in firsts.items():
-        with open_parquet(store, entry.path) as parquet:
-            check_columns(parquet.schema_arrow, schemas[table], store.uri(entry.path))
 
 
 def check_columns(found: pa.Schema, wanted: pa.Schema, where: str) -> None:

@@ -59,7 +59,6 @@ class Cluster:
     cpus: float
     gpus: float
     node_ids: tuple[str, ...]
-    local: bool
 
 
 @contextmanager
@@ -91,7 +90,7 @@ def ray_session(resources: ResourcesConfig) -> Iterator[Cluster]:
     try:
         _quiet()
         _configure()
-        yield _cluster(local=address is None)
+        yield _cluster()
     finally:
         ray.shutdown()
 
@@ -143,10 +142,10 @@ def _share_path() -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join([root, *([there] if there else [])])
 
 
-def _cluster(*, local: bool) -> Cluster:
+def _cluster() -> Cluster:
     total = ray.cluster_resources()
     nodes = tuple(sorted(node["NodeID"] for node in ray.nodes() if node["Alive"]))
-    return Cluster(float(total.get("CPU", 0)), float(total.get("GPU", 0)), nodes, local)
+    return Cluster(float(total.get("CPU", 0)), float(total.get("GPU", 0)), nodes)
 
 
 def _unreachable(address: str, why: str) -> ConfigError:

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from pipeline.config import VectorSpec
 from pipeline.errors import IndexCorruptError, ManifestError, OwnershipError
-from pipeline.index.columns import check_kind
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.digest import ids_digest
 from pipeline.index.merge import MergePlan, MergeTask, outstanding, run_merge
 from pipeline.index.parquet import open_parquet
 from pipeline.storage import Store, open_store
-from tests.fixtures.index_cases import KIND, SPECS, Kind, Row, as_rows, part, plan, put_items, rows_of
+from tests.fixtures.index_cases import SPECS, Kind, Row, as_rows, part, plan, put_items, rows_of
 
 Said = dict[tuple[str, str], tuple[str, int, bool]]
 
@@ -185,10 +184,6 @@ def test_another_kind_of_index_is_refused(local: Store, kind: Kind, says: str) -
     live = part(local, [Row("1")])
     with pytest.raises(OwnershipError, match=says):
         plan(local, {"1": "f1"}, live, part(local, [Row("1")], kind=kind), kind=kind)
-    with pytest.raises(OwnershipError, match=says):
-        check_kind(local, live, kind.schemas)
-    check_kind(local, live, KIND.schemas)
-    check_kind(local, [], kind.schemas)
 
 
 def test_carried_columns_are_brought_together(local: Store) -> None:

@@ -13,7 +13,7 @@ from pipeline.stages.session import Cluster
 
 
 def cluster(cpus: float, gpus: float = 0) -> Cluster:
-    return Cluster(cpus, gpus, ("node",), local=True)
+    return Cluster(cpus, gpus, ("node",))
 
 
 @given(st.integers(4, 512), st.integers(0, 16), st.sampled_from([0.5, 1.0, 2.0]))
