@@ -76,7 +76,11 @@ def _store(options: argparse.Namespace) -> Store:
     if options.overrides and not options.config:
         raise ConfigError("--set changes a config: give --config too")
     config = load_config(options.config, options.overrides) if options.config else None
-    return open_store(options.output, config.fetch.storage_options if config else {})
+    from pipeline.run import check_reachable
+
+    store = open_store(options.output, config.fetch.storage_options if config else {})
+    check_reachable(store)
+    return store
 
 
 def _files(options: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ KIND_NAMES = {"specs": "vectors", "id_type": "ids of type", "carry": "carried co
 REACH_DEADLINE_S = 10.0
 """Bad configs end in seconds: a store that does not answer once within this is out of reach."""
 
-__all__ = ["Run", "check_same_kind", "new_run_id", "open_run"]
+__all__ = ["Run", "check_reachable", "check_same_kind", "new_run_id", "open_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
             "writes there is lost with the job; give an absolute path that every node shares, or s3://…"
         )
     store = open_store(config.output.path, config.fetch.storage_options)
-    _check_reachable(store)
+    check_reachable(store)
     manifest = open_manifest(config.manifest, config.fetch.storage_options, vectors=config.output.vectors)
     checkpoint = resolve_checkpoint(config.model, weights=False)
     PromptTokenizer(checkpoint.folder)
@@ -114,13 +114,14 @@ def check_same_kind(run: Run, state: IndexState) -> None:
             raise OwnershipError(f"{run.store.root} holds {KIND_NAMES[key]} {stored}, this config {wanted}; {advice}")
 
 
-def _check_reachable(store: Store) -> None:
+def check_reachable(store: Store) -> None:
+    """Raise ConfigError, within seconds, unless `store` answers."""
     if store.is_local and Path(store.full("")).is_file():
         raise ConfigError(f"output.path {store.root} is a file; give a folder, which need not exist yet")
     try:
         replace(store, deadline_s=REACH_DEADLINE_S).exists("_log")
     except Exception as error:  # noqa: BLE001 - every file system raises its own
         raise ConfigError(
-            f"output.path {store.root} cannot be reached: {scrub(f'{type(error).__name__}: {error}')}; check the path, "
+            f"the output {store.root} cannot be reached: {scrub(f'{type(error).__name__}: {error}')}; check the path, "
             "the credentials and fetch.storage_options"
         ) from None

@@ -16,7 +16,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import ManifestConfig
-from pipeline.errors import ManifestError
+from pipeline.errors import LakevecError, ManifestError, scrub, without_userinfo
 from pipeline.storage import resolve
 
 __all__ = ["Format", "Listing", "ManifestFile", "list_manifest"]
@@ -68,8 +68,14 @@ def list_manifest(config: ManifestConfig, storage_options: Mapping[str, Mapping[
     fs, path = resolve(config.path, storage_options)
     try:
         return _listing(config, fs, path)
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"cannot list the manifest {config.path}: {error}") from None
+    except LakevecError:
+        raise
+    except Exception as error:  # noqa: BLE001 - every file system raises its own, botocore's are no OSError
+        why = scrub(f"{type(error).__name__}: {error}")
+        raise ManifestError(
+            f"cannot list the manifest {without_userinfo(config.path)}: {why}; check manifest.path, the credentials "
+            "and fetch.storage_options"
+        ) from None
 
 
 def _listing(config: ManifestConfig, fs: fsspec.AbstractFileSystem, path: str) -> Listing:

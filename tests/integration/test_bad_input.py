@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.fixtures.jobs import JOB, last_summary, run_job, write_config
+from tests.fixtures.jobs import JOB, ROOT, last_summary, run_job, write_config
 from tests.fixtures.ray_head import RayHead
 from tests.fixtures.tiny_model import tiny_model
 
@@ -109,6 +109,41 @@ def test_an_output_out_of_reach_is_exit_2(overrides: list[str], word: str, tmp_p
     assert word in done.stdout
     assert "Traceback" not in done.stdout
     assert "TOPSECRET" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ("{endpoint_url: 'http://127.0.0.1:1', key: k, secret: TOPSECRET}", "s3://bucket/m.parquet"),
+        ("{endpoint_url: 'http://127.0.0.1:1', key: k, secret: TOPSECRET, bogus: 1}", "bogus"),
+    ],
+)
+def test_a_manifest_out_of_reach_is_exit_2(options: str, word: str, tmp_path: Path) -> None:
+    config = config_with(tmp_path, pa.table({"id": ["a"], "text": ["b"]}))
+    sets = ["--set", "manifest.path=s3://bucket/m.parquet", "--set", f"fetch.storage_options={{s3: {options}}}"]
+    done = run_job(config, *sets, timeout_s=120)
+    assert done.returncode == 2, done.stdout
+    assert "cannot list the manifest" in done.stdout
+    assert word in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "TOPSECRET" not in done.stdout
+
+
+def test_a_command_says_so_when_the_index_is_out_of_reach(tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path,
+        manifest={"path": "m.parquet"},
+        output={"path": "out"},
+        model={"path": "m"},
+        fetch={"storage_options": {"s3": {"endpoint_url": "http://127.0.0.1:1", "key": "k", "secret": "TOPSECRET"}}},
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "files", "s3://bucket/out", "--config", str(config)],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "the output s3://bucket/out cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.ray
