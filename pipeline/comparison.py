@@ -1,4 +1,4 @@
-"""What of a manifest is new, changed, unchanged, deleted or worth another try, against the live index.
+"""What of a manifest is new, changed, unchanged, deleted, worth another try or only carries other values.
 
 In: the manifest's items (a local Parquet file of `schema.ITEMS`, one row an item) and the index's files. Out: the
 counts and the rows to do. Neither side is held in memory: DuckDB joins on disk. Refused with ManifestError:
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import ManifestError
+from pipeline.index.carried import CarriedDigests
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.parquet import open_parquet
 from pipeline.index.scratch import Scratch, scratch
@@ -38,6 +39,12 @@ SELECT id,
 FROM outcomes WHERE NOT is_part GROUP BY id
 """
 
+_STALE = """
+CREATE TABLE stale AS
+SELECT DISTINCT items.n AS n FROM items JOIN outcomes ON items.id = outcomes.id
+WHERE is_vector AND outcomes.carried IS DISTINCT FROM items.carried
+"""
+
 # A reject is the later outcome: where a vector lies beside it, that one is from an older state (`kept_previous`).
 _CLASSES = """
 CREATE TABLE classes AS
@@ -45,12 +52,14 @@ SELECT items.n AS n,
        CASE WHEN live.id IS NULL THEN 'new'
             WHEN coalesce(live.reject, live.vector) <> items.fingerprint THEN 'changed'
             WHEN live.reject IS NOT NULL AND live.retryable AND coalesce(tried.attempts, 0) < ? THEN 'retryable'
+            WHEN stale.n IS NOT NULL THEN 'carried'
             ELSE 'unchanged' END AS class,
        done.id IS NOT NULL AS done,
        CASE WHEN live.reject = items.fingerprint THEN coalesce(tried.attempts, 0) ELSE 0 END AS attempts
 FROM items
 LEFT JOIN live ON items.id = live.id
 LEFT JOIN tried ON items.id = tried.id
+LEFT JOIN stale ON items.n = stale.n
 LEFT JOIN (SELECT DISTINCT id, fingerprint FROM outcomes WHERE is_part) AS done
        ON items.id = done.id AND items.fingerprint = done.fingerprint
 """
@@ -58,8 +67,9 @@ LEFT JOIN (SELECT DISTINCT id, fingerprint FROM outcomes WHERE is_part) AS done
 
 @dataclass(frozen=True, slots=True)
 class PlanCounts:
-    """items = new + changed + unchanged + retryable, and to_do = new + changed + retryable - resumed.
+    """items = new + changed + carried + unchanged + retryable, and to_do = new + changed + retryable - resumed.
 
+    `carried` items have other values in carried columns and nothing else: their rows are rewritten without the model.
     `deleted` are live ids that left the manifest; `resumed` items were done by a run that did not get to its
     snapshot; `live` counts the ids of the live index.
     """
@@ -67,6 +77,7 @@ class PlanCounts:
     items: int
     new: int
     changed: int
+    carried: int
     unchanged: int
     deleted: int
     retryable: int
@@ -77,29 +88,44 @@ class PlanCounts:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`to_do`: uint16[items], 0 for an item with nothing to do, else 1 + its earlier attempts."""
+    """`to_do`: uint16[items], 0 for an item with nothing to do, else 1 + its earlier attempts.
+
+    `stale`: bool[items], true where some stored vector of the item has other carried values than the manifest.
+    """
 
     counts: PlanCounts
     to_do: NDArray[np.uint16]
+    stale: NDArray[np.bool_]
 
 
 def compare(
-    items_file: Path, store: Store, *, live: Sequence[FileEntry], parts: Sequence[FileEntry], max_attempts: int
+    items_file: Path,
+    store: Store,
+    *,
+    live: Sequence[FileEntry],
+    parts: Sequence[FileEntry],
+    max_attempts: int,
+    digests: CarriedDigests | None = None,
 ) -> Comparison:
     """Compare the items of the local `items_file` with the index in `store`. Raises ManifestError.
 
     `parts` are those whose vectors would be the same: they count as done where the fingerprint is the item's.
+    `digests` made the items' `carried`; without it carried columns are not compared.
     """
     with scratch(store) as found:
-        _load(found, items_file, live, parts)
+        _load(found, items_file, live, parts, digests)
         found.db.execute(_LIVE)
+        found.db.execute(_STALE)
         found.db.execute(_CLASSES, [max_attempts])
         counts = _counts(found)
         to_do = np.zeros(counts.items, np.uint16)
-        query = "SELECT n, attempts FROM classes WHERE class <> 'unchanged' AND NOT done"
+        query = "SELECT n, attempts FROM classes WHERE class NOT IN ('unchanged', 'carried') AND NOT done"
         for batch in found.db.sql(query).to_arrow_reader(1 << 20):
             to_do[batch.column("n").to_numpy()] = 1 + batch.column("attempts").to_numpy()
-    return Comparison(counts, to_do)
+        stale = np.zeros(counts.items, np.bool_)
+        for batch in found.db.sql("SELECT n FROM stale").to_arrow_reader(1 << 20):
+            stale[batch.column("n").to_numpy()] = True
+    return Comparison(counts, to_do, stale)
 
 
 def check_ids(ids: Iterable[pa.Array], store: Store) -> None:
@@ -115,14 +141,20 @@ def check_ids(ids: Iterable[pa.Array], store: Store) -> None:
         _refuse_duplicates(found, "ids")
 
 
-def _load(found: Scratch, items_file: Path, live: Sequence[FileEntry], parts: Sequence[FileEntry]) -> None:
+def _load(
+    found: Scratch,
+    items_file: Path,
+    live: Sequence[FileEntry],
+    parts: Sequence[FileEntry],
+    digests: CarriedDigests | None,
+) -> None:
     found.db.execute(
-        "CREATE TABLE items AS SELECT id, fingerprint, file_row_number AS n "
+        "CREATE TABLE items AS SELECT id, fingerprint, carried, file_row_number AS n "
         "FROM read_parquet(?, file_row_number = true)",
         [str(items_file)],
     )
     _refuse_duplicates(found, "items")
-    found.load_outcomes(live, parts)
+    found.load_outcomes(live, parts, digests=digests)
     with _registered(found, "incoming_tried", _tried(found.store, live)):
         # max(): one reject an id is an invariant of the index; a broken index must not multiply rows here.
         found.db.execute("CREATE TABLE tried AS SELECT id, max(attempts) AS attempts FROM incoming_tried GROUP BY id")
@@ -163,7 +195,7 @@ def _registered(found: Scratch, name: str, table: pa.Table) -> Iterator[None]:
 def _counts(found: Scratch) -> PlanCounts:
     rows = found.db.execute("SELECT class, done, count(*) FROM classes GROUP BY class, done").fetchall()
     by_class = {name: sum(n for found_class, _, n in rows if found_class == name) for name in _NAMES}
-    resumed = sum(n for found_class, done, n in rows if done and found_class != "unchanged")
+    resumed = sum(n for found_class, done, n in rows if done and found_class not in ("unchanged", "carried"))
     # fetchall, not fetchone: DuckDB allows no other query before a result has been fetched to its end.
     [(items, live, deleted)] = found.db.execute(
         "SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM live), "
@@ -173,4 +205,4 @@ def _counts(found: Scratch) -> PlanCounts:
     return PlanCounts(items=items, deleted=deleted, resumed=resumed, to_do=to_do, live=live, **by_class)
 
 
-_NAMES = ("new", "changed", "unchanged", "retryable")
+_NAMES = ("new", "changed", "carried", "unchanged", "retryable")

@@ -21,7 +21,7 @@ from pipeline.index.log import Log
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import Progress, Status
 from pipeline.provenance import table_metadata
-from pipeline.run import Run, check_same_kind, new_run_id, open_run
+from pipeline.run import Run, check_same_kind, continue_index, has_other_columns, new_run_id, open_run
 from pipeline.stages.chain import Chain, part_items
 from pipeline.stages.committer import Committer
 from pipeline.stages.encode import EncodeSettings
@@ -77,7 +77,7 @@ def _embed(summary: Summary, stop: StopRequest, listen_again: Callable[[], None]
         summary.compute_fingerprint = run.compute_fingerprint
         check_same_kind(run, Log(run.store).state())
     with Claim.acquire(run.store, run.run_id, fingerprint=run.compute_fingerprint) as claim:
-        check_same_kind(run, claim.state)
+        run = continue_index(run, claim.state)
         _sweep(run.store, "_work")  # only the owner gets here: what lies there is a dead run's
         _log.info("run %s: reading the manifest %s", run.run_id, run.manifest.path)
         try:
@@ -104,14 +104,16 @@ def _bring_up_to_date(
     counts = plan.counts
     summary.counts = {
         name: getattr(counts, name)
-        for name in ("items", "new", "changed", "unchanged", "deleted", "retryable", "resumed")
+        for name in ("items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed")
     }
     _log.info(
-        "run %s: %d items: %d new, %d changed, %d unchanged, %d deleted, %d to retry, %d resumed; %d to do",
-        run.run_id, counts.items, counts.new, counts.changed, counts.unchanged, counts.deleted,
+        "run %s: %d items: %d new, %d changed, %d with other carried values, %d unchanged, %d deleted, %d to retry, "
+        "%d resumed; %d to do",
+        run.run_id, counts.items, counts.new, counts.changed, counts.carried, counts.unchanged, counts.deleted,
         counts.retryable, counts.resumed, counts.to_do,
     )  # fmt: skip
-    if claim.state.snapshot and not (counts.to_do or counts.deleted or counts.resumed):
+    to_rewrite = counts.carried or has_other_columns(run, claim.state)
+    if claim.state.snapshot and not (counts.to_do or counts.deleted or counts.resumed or to_rewrite):
         return claim.state.live
     with ray_session(run.config.resources) as cluster:
         listen_again()
@@ -178,8 +180,14 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
         if not finished:
             return False
         done = Reading(plan.counts.to_do, plan.counts.to_do)
+
+        def merging(merged: int, files: int) -> None:
+            show(done, f"merge {merged}/{files}")
+            stop.check()
+
         publication = Publication(
             items_path=plan.items_path,
+            carried_path=plan.carried_path,
             live=claim.state.live,
             parts=[*claim.state.parts_where(**run.kind), *committer.committed],
             specs=specs,
@@ -190,7 +198,7 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
             target_bytes=int(config.output.target_file_mb * MIB),
         )
         with _timed(summary, "commit"):
-            publish(publication, claim, lambda merged, files: show(done, f"merge {merged}/{files}"))
+            publish(publication, claim, merging)
     return True
 
 

@@ -1,9 +1,10 @@
 """The plan of a run: the items of the manifest, and which of them need work.
 
-In: the manifest and the index's files. Out: under `<output>/_work/<run_id>/` the items (`schema.ITEMS`) and the work
-list (`schema.work_schema`), and a `Plan` that names them. Refused with ManifestError, before anything is written:
-what `manifest` and `comparison` refuse, and a manifest that lost suspiciously many items. Also before that,
-IncompleteError: a store that fails or refuses too many questions about objects.
+In: the manifest and the index's files. Out: under `<output>/_work/<run_id>/` the items (`schema.ITEMS`), the work list
+(`schema.work_schema`), the carried values that stored rows lack, and a `Plan` that names them. Refused with
+ManifestError, before anything is written: what `manifest` and `comparison` refuse, and a manifest that lost
+suspiciously many items. Also before that, IncompleteError: a store that fails or refuses too many questions about
+objects.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,13 +27,15 @@ from pipeline.errors import ManifestError
 from pipeline.fetch import Fetcher
 from pipeline.fingerprint import item_fingerprint
 from pipeline.identity import Identifier
+from pipeline.index.carried import CarriedDigests
+from pipeline.index.carried_values import write_values
 from pipeline.index.commits import FileEntry
 from pipeline.manifest.columns import MEDIA_ROLES
 from pipeline.manifest.listing import Format
 from pipeline.manifest.manifest import Manifest, ManifestBatch
 from pipeline.manifest.work import to_work_table
 from pipeline.policy import FetchPolicy
-from pipeline.schema import ITEMS, work_schema
+from pipeline.schema import ITEM_KEYS, ITEMS, work_schema
 from pipeline.storage import Store
 from pipeline.template import resolve_instruction
 from pipeline.types import WorkItem
@@ -52,11 +56,13 @@ class Plan:
     """What a run will do. Paths are relative to the store that the plan was written to.
 
     `work_paths` are in manifest order and empty if there is nothing to do; row groups hold `run.block_items` rows.
+    `carried_path` (`index.carried_values`) is None if every stored row has the manifest's carried values.
     """
 
     run_id: str
     items_path: str
     work_paths: tuple[str, ...]
+    carried_path: str | None
     id_type: pa.DataType
     carry: tuple[pa.Field, ...]
     counts: PlanCounts
@@ -89,13 +95,28 @@ def make_plan(
         check_ids(manifest.ids(config.run.max_items), store)
     with tempfile.TemporaryDirectory(prefix="lakevec-plan-") as name:
         folder = Path(name)
-        _write_candidates(folder, config, manifest, compute_fingerprint)
-        found = compare(folder / "items.parquet", store, live=live, parts=parts, max_attempts=config.run.max_attempts)
+        digests = CarriedDigests(manifest.carry)
+        _write_candidates(folder, config, manifest, compute_fingerprint, digests)
+        found = compare(
+            folder / "items.parquet",
+            store,
+            live=live,
+            parts=parts,
+            max_attempts=config.run.max_attempts,
+            digests=digests,
+        )
         _guard_deletions(config, found.counts)
         base = f"_work/{run_id}"
         target.upload(str(folder / "items.parquet"), f"{base}/items.parquet")
+        carried_path = f"{base}/carried.parquet" if found.stale.any() else None
+        if carried_path:
+            stale = _picked(folder / "candidates.parquet", found.stale)
+            write_values(folder / "carried.parquet", manifest.carry, (table for table, _ in stale))
+            target.upload(str(folder / "carried.parquet"), carried_path)
         work_paths = _write_work(folder, config, manifest, found.to_do, target, work_folder(run_id))
-    return Plan(run_id, f"{base}/items.parquet", work_paths, manifest.id_type, manifest.carry, found.counts)
+    return Plan(
+        run_id, f"{base}/items.parquet", work_paths, carried_path, manifest.id_type, manifest.carry, found.counts
+    )
 
 
 def _checks_ids_first(config: Config, manifest: Manifest) -> bool:
@@ -104,7 +125,7 @@ def _checks_ids_first(config: Config, manifest: Manifest) -> bool:
     return asks or all(file.format is Format.PARQUET for file in manifest.files)
 
 
-def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute: str) -> None:
+def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute: str, digests: CarriedDigests) -> None:
     policy = FetchPolicy.of(config.fetch, manifest.folder)
     schema = work_schema(manifest.carry)
     with (
@@ -117,7 +138,9 @@ def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute:
         for batch in manifest.batches(config.run.max_items):
             table = to_work_table(_work_items(batch, identifier, compute, config.inputs.instruction), batch.carry)
             candidates.write_table(table)
-            items.write_table(table.select(ITEMS.names).cast(ITEMS), row_group_size=_ITEMS_GROUP_ROWS)
+            keys = [table.column(name) for name in ITEM_KEYS]
+            carried = digests.of_table(batch.carry) if manifest.carry else pa.nulls(table.num_rows, pa.uint64())
+            items.write_table(pa.table([*keys, carried], schema=ITEMS), row_group_size=_ITEMS_GROUP_ROWS)
         identifier.check()
 
 
@@ -178,15 +201,19 @@ def _write_work(
 
 
 def _selected(candidates: Path, to_do: NDArray[np.uint16]) -> Iterator[pa.Table]:
+    for table, marks in _picked(candidates, to_do):
+        at = table.schema.get_field_index("attempts")
+        yield table.set_column(at, table.schema.field(at), pa.array((marks - 1).astype(np.int32)))
+
+
+def _picked(candidates: Path, marks: NDArray[Any]) -> Iterator[tuple[pa.Table, NDArray[Any]]]:
+    """The candidates whose mark is not 0, and their marks."""
     start = 0
     for batch in pq.ParquetFile(candidates).iter_batches():
-        marks = to_do[start : start + batch.num_rows]
+        here = marks[start : start + batch.num_rows]
         start += batch.num_rows
-        if marks.any():
-            table = pa.Table.from_batches([batch]).filter(pa.array(marks > 0))
-            attempts = pa.array((marks[marks > 0] - 1).astype(np.int32))
-            at = table.schema.get_field_index("attempts")
-            yield table.set_column(at, table.schema.field(at), attempts)
+        if here.any():
+            yield pa.Table.from_batches([batch]).filter(pa.array(here > 0)), here[here > 0]
 
 
 def _regrouped(tables: Iterator[pa.Table], rows: int, schema: pa.Schema) -> Iterator[pa.Table]:

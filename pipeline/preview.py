@@ -15,7 +15,7 @@ from pipeline.index.log import Log
 from pipeline.plan import Plan, make_plan
 from pipeline.prepare import Preparer
 from pipeline.render import render
-from pipeline.run import Run, check_same_kind, new_run_id, open_run
+from pipeline.run import Run, continue_index, new_run_id, open_run
 from pipeline.storage import open_store
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import WorkItem
@@ -30,7 +30,7 @@ def preview(config: Config) -> str:
     """
     run = open_run(config, new_run_id(), uploaded=False)
     state = Log(run.store).state()
-    check_same_kind(run, state)
+    run = continue_index(run, state)
     with tempfile.TemporaryDirectory(prefix="lakevec-preview-") as folder:
         work_store = open_store(folder, {})
         plan = make_plan(
@@ -85,8 +85,8 @@ def _report(run: Run, plan: Plan, cost: Estimate) -> str:
         f"manifest   {run.manifest.path}: {counts.items} items in {len(run.manifest.files)} files",
         f"output     {run.store.root}",
         f"model      {run.config.model.path} ({run.checkpoint.identity})",
-        f"items      {counts.new} new, {counts.changed} changed, {counts.unchanged} unchanged, "
-        f"{counts.deleted} deleted, "
+        f"items      {counts.new} new, {counts.changed} changed, {counts.carried} with other carried values, "
+        f"{counts.unchanged} unchanged, {counts.deleted} deleted, "
         f"{counts.retryable} to retry, {counts.resumed} done by an unfinished run",
         f"to do      {counts.to_do} items: {modalities}",
         f"sample     {cost.sampled} items prepared in {cost.sample_s:.1f} s",

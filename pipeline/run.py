@@ -12,7 +12,8 @@ from pipeline.checkpoint import Checkpoint, resolve_checkpoint
 from pipeline.config import Config, ModelConfig
 from pipeline.errors import ConfigError, OwnershipError, scrub
 from pipeline.fingerprint import compute_fingerprint
-from pipeline.index.snapshot import kind_info
+from pipeline.index.carried import settled, stored_carry
+from pipeline.index.snapshot import carry_info, kind_info
 from pipeline.index.state import IndexState
 from pipeline.manifest.manifest import Manifest, open_manifest
 from pipeline.policy import FetchPolicy
@@ -21,12 +22,20 @@ from pipeline.storage import Store, open_store
 from pipeline.template import TEMPLATE_VERSION
 from pipeline.tokenizer import PromptTokenizer
 
-KIND_NAMES = {"specs": "vectors", "id_type": "ids of type", "carry": "carried columns"}
+KIND_NAMES = {"specs": "vectors", "id_type": "ids of type"}
 
 REACH_DEADLINE_S = 10.0
 """Bad configs end in seconds: a store that does not answer once within this is out of reach."""
 
-__all__ = ["Run", "check_reachable", "check_same_kind", "new_run_id", "open_run"]
+__all__ = [
+    "Run",
+    "check_reachable",
+    "check_same_kind",
+    "continue_index",
+    "has_other_columns",
+    "new_run_id",
+    "open_run",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +52,7 @@ class Run:
     @property
     def kind(self) -> dict[str, Any]:
         """What commits record of their rows besides the fingerprint: only equal ones may share an index."""
-        return kind_info(
-            self.config.output.vectors, self.checkpoint.hidden_dim, self.manifest.id_type, self.manifest.carry
-        )
+        return kind_info(self.config.output.vectors, self.checkpoint.hidden_dim, self.manifest.id_type)
 
     @property
     def policy(self) -> FetchPolicy:
@@ -92,11 +99,26 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
     return Run(run_id, config, store, manifest, checkpoint, fingerprint)
 
 
+def continue_index(run: Run, state: IndexState) -> Run:
+    """`run`, its carried columns of types that continue those of the index in `state`.
+
+    Raises OwnershipError if the index holds vectors of another kind, see `check_same_kind`.
+    """
+    check_same_kind(run, state)
+    carry = settled(run.manifest.carry, stored_carry(run.store, state.live))
+    return replace(run, manifest=run.manifest.with_carry(carry))
+
+
+def has_other_columns(run: Run, state: IndexState) -> bool:
+    """Whether the index in `state` has other carried columns than `run`, so that every row is to be rewritten."""
+    return state.snapshot is not None and state.snapshot.info.get("carry") != carry_info(run.manifest.carry)
+
+
 def check_same_kind(run: Run, state: IndexState) -> None:
     """Check that the index in `state` holds vectors of this run's kind.
 
-    Raises OwnershipError (exit 4) naming what differs: another compute fingerprint, other vector specs, ids of
-    another type, or other carried columns.
+    Raises OwnershipError (exit 4) naming what differs: another compute fingerprint, other vector specs, or ids of
+    another type.
     """
     if state.snapshot is None:
         return

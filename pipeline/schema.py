@@ -14,10 +14,12 @@ from pipeline.config import VectorSpec
 __all__ = [
     "CARRY_PREFIX",
     "ITEMS",
+    "ITEM_KEYS",
     "MEDIA",
     "PART_ROW",
     "REJECT_FIELDS",
     "VECTOR_FACTS",
+    "carried_schema",
     "outcomes_schema",
     "rejects_schema",
     "vector_fields",
@@ -54,16 +56,25 @@ ITEMS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("carried", pa.uint64()),  # index.carried.CarriedDigests; null if nothing is carried
     ]
 )
 """Every item of the manifest, one row each: what a snapshot must account for."""
+
+ITEM_KEYS = ("id", "fingerprint")
+"""What tells whether an item's outcome is there; the work list has these columns too."""
+
+
+def carried_schema(carry: Sequence[pa.Field]) -> pa.Schema:
+    """The manifest's carried values of items whose stored ones differ: id, then `carry`, prefixed."""
+    return pa.schema([pa.field("id", pa.string(), nullable=False), *_prefixed(carry)])
 
 
 def work_schema(carry: Sequence[pa.Field]) -> pa.Schema:
     """The work list: the items to do, thin, in manifest order. `carry` fields bear the manifest's own names."""
     return pa.schema(
         [
-            *ITEMS,
+            *(ITEMS.field(name) for name in ITEM_KEYS),
             pa.field("texts", pa.list_(pa.string()), nullable=False),
             pa.field("media", MEDIA, nullable=False),
             pa.field("instruction", pa.string()),

@@ -40,7 +40,7 @@ class StopRequest:
         if number == signal.SIGINT and (again or not self.patient):
             raise KeyboardInterrupt
         if not self.patient:
-            raise IncompleteError(f"{self.reason}; what is committed stays, run again to continue")
+            self.check()
 
     @property
     def reason(self) -> str | None:
@@ -50,6 +50,11 @@ class StopRequest:
         if self.deadline is not None and self.clock() >= self.deadline:
             return "run.max_runtime_s is used up"
         return None
+
+    def check(self) -> None:
+        """Raise IncompleteError if the run should end now: for work that nobody can cut short by half."""
+        if self.reason:
+            raise IncompleteError(f"{self.reason}; what is committed stays, run again to continue")
 
     @property
     def exit_code(self) -> ExitCode:

@@ -26,7 +26,8 @@ STATUS = {
 }
 
 COUNTS = (
-    "items", "new", "changed", "unchanged", "deleted", "retryable", "resumed", "encoded", "vectors", "rejects",
+    "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed",
+    "encoded", "vectors", "rejects",
 )  # fmt: skip
 
 

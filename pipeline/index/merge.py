@@ -4,8 +4,8 @@ In: the live files, the parts since, the manifest's items. Out: a `MergePlan` wh
 the next live set. Refused: files of another kind of index (OwnershipError), files that do not hold what the log
 says (IndexCorruptError).
 
-A file that loses no row and is at least half the target size stays as it is; the others are filled together,
-in order, up to the target. Vectors are cheap to copy: a task streams one row group at a time.
+A file that loses no row, keeps its carried values and is at least half the target size stays as it is; the others are
+filled together, in order, up to the target. Vectors are cheap to copy: a task streams one row group at a time.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.errors import IndexCorruptError
+from pipeline.index.carried_values import GROUP_ROWS, CarriedValues
 from pipeline.index.columns import check_columns, unify
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.parquet import open_parquet, write_file
@@ -31,6 +33,7 @@ _FLAG = "kept_previous"
 _OUTSTANDING = "SELECT id, fingerprint FROM items ANTI JOIN outcomes USING (id, fingerprint) ORDER BY id"
 _KEPT_ROWS = "SELECT file, row FROM kept WHERE list_contains($files, file)"
 _FLAGGED_ROWS = "SELECT file, row FROM kept WHERE flag AND list_contains($files, file)"
+_PLACES = "SELECT file, list(DISTINCT place // ?) FROM kept WHERE place IS NOT NULL GROUP BY file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +41,28 @@ class MergeInput:
     """One file of a task: `keep` is a bit a row (most significant first), None for all of them.
 
     `flagged` are the rows of a rejects file whose `kept_previous` is true from now on; all others' is false.
+    `carried` are the row groups of the task's carried values that hold some for rows of this file.
     """
 
     entry: FileEntry
     kept_rows: int
     keep: bytes | None
     flagged: tuple[int, ...]
+    carried: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MergeTask:
-    """The rows of several files that become one new file of `run_id`, with the columns of `schema`."""
+    """The rows of several files that become one new file of `run_id`, with the columns of `schema`.
+
+    `carried_path`: a file of `schema.carried_schema`, whose values replace those of the rows with its ids.
+    """
 
     table: Table
     run_id: str
     schema: pa.Schema
     inputs: tuple[MergeInput, ...]
+    carried_path: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +97,17 @@ class MergePlan:
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """A file, how many of its rows are kept, and whether a kept row's flag changes."""
+    """A file, how many of its rows are kept, and whether a kept row (or every one, by its columns) changes."""
 
     number: int
     entry: FileEntry
     is_part: bool
     kept_rows: int
-    flag_changes: bool
+    changes: bool
 
     @property
     def intact(self) -> bool:
-        return self.kept_rows == self.entry.rows and not self.flag_changes
+        return self.kept_rows == self.entry.rows and not self.changes
 
     @property
     def kept_bytes(self) -> float:
@@ -114,14 +123,17 @@ def plan_merge(
     schemas: Mapping[Table, pa.Schema],
     run_id: str,
     target_bytes: int,
+    carried_path: str | None = None,
 ) -> MergePlan:
     """Decide the next live set from the present one, the parts since, and the items at `items_path`.
 
-    `schemas` are the tables' present ones (`schema.vectors_schema`, `schema.rejects_schema`). Memory is bounded
-    by DuckDB's limit and a bit a row of the files that lose some. Missing items are left in the census.
+    `schemas` are the tables' present ones (`schema.vectors_schema`, `schema.rejects_schema`). `carried_path` has the
+    carried values that stored rows lack (as `carried_values` writes them). Memory is
+    bounded by DuckDB's limit and a bit a row of the files that lose some. Missing items are left in the census.
     """
     with scratch(store) as found:
         found.load_items(items_path)
+        found.load_carried(carried_path)
         found.load_outcomes(live, parts, schemas)
         census = choose_winners(found)
         shares = [share for share in _shares(found) if share.kept_rows]
@@ -137,6 +149,7 @@ def plan_merge(
             run_id=run_id,
             schema=schemas[group[0].entry.table],
             inputs=tuple(inputs[share.number] for share in group),
+            carried_path=carried_path,
         )
         for group in groups
     ]
@@ -165,7 +178,11 @@ def outstanding(store: Store, items_path: str, live: Sequence[FileEntry], parts:
 def _shares(found: Scratch) -> list[_Share]:
     counted = found.db.execute("SELECT file, count(*), bool_or(changed) FROM kept GROUP BY file").fetchall()
     kept = {file: (rows, changed) for file, rows, changed in counted}
-    return [_Share(n, entry, n >= found.n_live, *kept.get(n, (0, False))) for n, entry in enumerate(found.files)]
+    return [
+        _Share(n, entry, n >= found.n_live, rows, changed or n in found.reshaped)
+        for n, entry in enumerate(found.files)
+        for rows, changed in [kept.get(n, (0, False))]
+    ]
 
 
 def _group(shares: Iterable[_Share], target_bytes: int) -> tuple[list[_Share], list[list[_Share]]]:
@@ -200,12 +217,14 @@ def _inputs(found: Scratch, shares: Sequence[_Share]) -> dict[int, MergeInput]:
         masks[file][rows] = True
     for file, rows in _rows_by_file(found, _FLAGGED_ROWS, list(flagged)):
         flagged[file] += rows.tolist()
+    places = dict(found.db.execute(_PLACES, [GROUP_ROWS]).fetchall())
     return {
         share.number: MergeInput(
             entry=share.entry,
             kept_rows=share.kept_rows,
             keep=np.packbits(masks[share.number]).tobytes() if share.number in masks else None,
             flagged=tuple(sorted(flagged[share.number])),
+            carried=tuple(sorted(places.get(share.number, ()))),
         )
         for share in shares
     }
@@ -228,11 +247,19 @@ def _kept_batches(store: Store, task: MergeTask, each: MergeInput) -> Iterator[p
         if parquet.metadata.num_rows != each.entry.rows:
             raise IndexCorruptError(f"{where} holds {parquet.metadata.num_rows} rows, the log says {each.entry.rows}")
         check_columns(parquet.schema_arrow, task.schema, where)
+        carried = _values_for(store, task, each, parquet) if each.carried else None
         start = 0
         for group in range(parquet.num_row_groups):
             for batch in parquet.read_row_group(group).to_batches():
-                yield unify(_select(batch, start, each), task.schema)
+                rows = unify(_select(batch, start, each), task.schema)
+                yield rows if carried is None else carried.laid_over(rows)
                 start += batch.num_rows
+
+
+def _values_for(store: Store, task: MergeTask, each: MergeInput, parquet: pq.ParquetFile) -> CarriedValues:
+    assert task.carried_path is not None, "row groups are of a file"
+    ids = parquet.read(columns=["id"]).column("id").cast(pa.string()).combine_chunks()
+    return CarriedValues.read(store, task.carried_path, each.carried, ids)
 
 
 def _select(batch: pa.RecordBatch, start: int, each: MergeInput) -> pa.RecordBatch:

@@ -1,8 +1,8 @@
 """A scratch DuckDB database over the ids of an index: what a plan or a check asks, without holding it in memory.
 
-In: the manifest's items and the index's files, as Parquet in the store. Out: two tables, `items(id,
-fingerprint)` and `outcomes`, one row each row of each file, with ids as strings. Refused: files of another kind
-of index, if schemas are given (OwnershipError).
+In: the manifest's items and the index's files, as Parquet in the store. Out: the tables `items(id, fingerprint)`,
+`carried(id, place)` and `outcomes`, one row each row of each file, with ids as strings. Refused: files of another
+kind of index, if schemas are given (OwnershipError).
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
+from pipeline.index.carried import CarriedDigests, carried_fields
 from pipeline.index.columns import check_columns
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.parquet import open_parquet
-from pipeline.schema import ITEMS
+from pipeline.schema import ITEM_KEYS, ITEMS
 from pipeline.storage import Store
 
 __all__ = ["Scratch", "scratch"]
@@ -44,38 +46,59 @@ _OUTCOMES = pa.schema(
         pa.field("is_vector", pa.bool_()),
         pa.field("retryable", pa.bool_()),
         pa.field("kept_previous", pa.bool_()),
+        pa.field("carried", pa.uint64()),
     ]
 )
+_KEYS = pa.schema([ITEMS.field(name) for name in ITEM_KEYS])
+_CARRIED = pa.schema([pa.field("id", pa.string()), pa.field("place", pa.int64())])
 
 
 class Scratch:
-    """The database. `files` are numbered by their place: live files first, then parts in commit order."""
+    """The database. `files` are numbered by their place: live files first, then parts in commit order.
+
+    `reshaped` are the numbers of vectors files whose carried columns are not those of the given schemas.
+    """
 
     def __init__(self, store: Store, db: duckdb.DuckDBPyConnection) -> None:
         self.store = store
         self.db = db
         self.files: tuple[FileEntry, ...] = ()
         self.n_live = 0
+        self.reshaped: set[int] = set()
 
     def load_items(self, items_path: str) -> None:
         """Fill `items` from `items_path`, a Parquet file or folder relative to the store."""
         dataset = ds.dataset(self.store.full(items_path), filesystem=self.store.fs, format="parquet")
         batches = (
-            pa.RecordBatch.from_arrays([batch["id"].cast(pa.string()), batch["fingerprint"]], schema=ITEMS)
-            for batch in dataset.scanner(columns=ITEMS.names).to_batches()
+            pa.RecordBatch.from_arrays([batch["id"].cast(pa.string()), batch["fingerprint"]], schema=_KEYS)
+            for batch in dataset.scanner(columns=_KEYS.names).to_batches()
         )
-        self._fill("items", ITEMS, batches)
+        self._fill("items", _KEYS, batches)
+
+    def load_carried(self, path: str | None) -> None:
+        """Fill `carried` with the ids of `path` (`schema.carried_schema`) and their row numbers; nothing for None."""
+        self._fill("carried", _CARRIED, iter(()) if path is None else self._places(path))
+
+    def _places(self, path: str) -> Iterator[pa.RecordBatch]:
+        start = 0
+        with open_parquet(self.store, path) as parquet:
+            for batch in parquet.iter_batches(columns=["id"]):
+                places = pa.array(np.arange(start, start + batch.num_rows))
+                start += batch.num_rows
+                yield pa.RecordBatch.from_arrays([batch["id"], places], schema=_CARRIED)
 
     def load_outcomes(
         self,
         live: Sequence[FileEntry],
         parts: Sequence[FileEntry],
         schemas: Mapping[Table, pa.Schema] | None = None,
+        digests: CarriedDigests | None = None,
     ) -> None:
-        """Fill `outcomes` from the files, checking each against `schemas` if given."""
+        """Fill `outcomes` from the files, checking each against `schemas` and digesting carried columns if given."""
         self.files = (*live, *parts)
         self.n_live = len(live)
-        self._fill("outcomes", _OUTCOMES, self._outcomes(schemas or {}))
+        self.reshaped = set()
+        self._fill("outcomes", _OUTCOMES, self._outcomes(schemas or {}, digests))
 
     def _fill(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         failures: list[Exception] = []
@@ -91,20 +114,25 @@ class Scratch:
         finally:
             self.db.unregister("incoming")
 
-    def _outcomes(self, schemas: Mapping[Table, pa.Schema]) -> Iterator[pa.RecordBatch]:
+    def _outcomes(self, schemas: Mapping[Table, pa.Schema], digests: CarriedDigests | None) -> Iterator[pa.RecordBatch]:
         waiting = iter(enumerate(self.files))
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            running = [pool.submit(self._rows, *each, schemas) for each in islice(waiting, _FILES_AT_ONCE)]
+            running = [pool.submit(self._rows, *each, schemas, digests) for each in islice(waiting, _FILES_AT_ONCE)]
             while running:
                 yield from running.pop(0).result().to_batches()
-                running += [pool.submit(self._rows, *each, schemas) for each in islice(waiting, 1)]
+                running += [pool.submit(self._rows, *each, schemas, digests) for each in islice(waiting, 1)]
 
-    def _rows(self, number: int, entry: FileEntry, schemas: Mapping[Table, pa.Schema]) -> pa.Table:
+    def _rows(
+        self, number: int, entry: FileEntry, schemas: Mapping[Table, pa.Schema], digests: CarriedDigests | None
+    ) -> pa.Table:
         flags = ["retryable", "kept_previous"] if entry.table == Table.REJECTS else []
         with open_parquet(self.store, entry.path) as parquet:
             if entry.table in schemas:
-                check_columns(parquet.schema_arrow, schemas[entry.table], self.store.uri(entry.path))
+                self._check(number, parquet.schema_arrow, schemas[entry.table])
             found = parquet.read(columns=["id", "fingerprint", *flags])
+            carried = pa.nulls(found.num_rows, pa.uint64())
+            if digests is not None and entry.table == Table.VECTORS:
+                carried = _digests(parquet, digests)
         n = found.num_rows
         columns = {
             "file": pa.repeat(pa.scalar(number, pa.int32()), n),
@@ -117,8 +145,21 @@ class Scratch:
                 flag: pc.fill_null(found[flag], False) if flags else pa.repeat(False, n)
                 for flag in ("retryable", "kept_previous")
             },
+            "carried": carried,
         }
         return pa.table(columns, schema=_OUTCOMES)
+
+    def _check(self, number: int, found: pa.Schema, wanted: pa.Schema) -> None:
+        check_columns(found, wanted, self.store.uri(self.files[number].path))
+        if carried_fields(found) != carried_fields(wanted):
+            self.reshaped.add(number)
+
+
+def _digests(parquet: pq.ParquetFile, digests: CarriedDigests) -> pa.ChunkedArray:
+    there = [name for name in digests.names if name in parquet.schema_arrow.names]
+    # With the id, since a read of no columns has no rows either.
+    groups = (parquet.read_row_group(group, columns=["id", *there]) for group in range(parquet.num_row_groups))
+    return pa.chunked_array([chunk for group in groups for chunk in digests.of_table(group).chunks], pa.uint64())
 
 
 def _noting(failures: list[Exception], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

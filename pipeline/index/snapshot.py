@@ -18,7 +18,7 @@ from pipeline.index.commits import Commit, CommitKind, FileEntry, Table
 from pipeline.index.merge import MergePlan
 from pipeline.index.winners import Census
 
-__all__ = ["commit_snapshot", "kind_info", "require_complete", "spec_info"]
+__all__ = ["carry_info", "commit_snapshot", "kind_info", "require_complete", "spec_info"]
 
 
 def spec_info(specs: Sequence[VectorSpec], hidden_dim: int) -> list[dict[str, Any]]:
@@ -26,15 +26,14 @@ def spec_info(specs: Sequence[VectorSpec], hidden_dim: int) -> list[dict[str, An
     return [{"name": spec.name, "dim": spec.dim or hidden_dim, "dtype": spec.dtype} for spec in specs]
 
 
-def kind_info(
-    specs: Sequence[VectorSpec], hidden_dim: int, id_type: pa.DataType, carry: Sequence[pa.Field]
-) -> dict[str, Any]:
-    """What makes rows fit into one table, as commits record it: vector specs, id type, carried columns."""
-    return {
-        "specs": spec_info(specs, hidden_dim),
-        "id_type": str(id_type),
-        "carry": [[field.name, str(field.type)] for field in carry],
-    }
+def kind_info(specs: Sequence[VectorSpec], hidden_dim: int, id_type: pa.DataType) -> dict[str, Any]:
+    """What makes rows fit into one table, as commits record it: vector specs and id type."""
+    return {"specs": spec_info(specs, hidden_dim), "id_type": str(id_type)}
+
+
+def carry_info(carry: Sequence[pa.Field]) -> list[list[str]]:
+    """The carried columns as snapshots record them: name and type of each, in the table's order."""
+    return [[field.name, str(field.type)] for field in carry]
 
 
 def require_complete(census: Census) -> None:
@@ -54,7 +53,7 @@ def commit_snapshot(
     specs: Sequence[VectorSpec],
     hidden_dim: int,
     id_type: pa.DataType,
-    carry: Sequence[pa.Field] = (),
+    carry: Sequence[pa.Field],
 ) -> Commit:
     """Commit the live set of `plan`, `merged` being the files its tasks returned. Ends the claim."""
     census = plan.census
@@ -72,6 +71,7 @@ def commit_snapshot(
         "vectors": census.vectors,
         "rejects": census.rejects,
         "kept_previous": census.kept_previous,
-        **kind_info(specs, hidden_dim, id_type, carry),
+        "carry": carry_info(carry),
+        **kind_info(specs, hidden_dim, id_type),
     }
     return claim.commit(CommitKind.SNAPSHOT, added=plan.added(merged), removed=plan.removed, live=live, info=info)

@@ -16,12 +16,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import IndexCorruptError
+from pipeline.index.carried import carried_fields
 from pipeline.index.commits import Commit, FileEntry, Table
 from pipeline.index.digest import digest_columns, format_digest
 from pipeline.index.files import newest_snapshot
 from pipeline.index.log import LOG_FOLDER
 from pipeline.index.parquet import open_parquet, sha256_of
 from pipeline.index.scratch import Scratch, scratch
+from pipeline.index.snapshot import carry_info
 from pipeline.storage import Store
 
 __all__ = ["Violation", "verify"]
@@ -108,6 +110,10 @@ def _check_types(schema: pa.Schema, info: dict[str, Any], table: Table) -> Itera
     for name, kind in expected.items():
         if name not in schema.names or str(schema.field(name).type) != kind:
             yield f"column {name} is not {kind}"
+    carry = carry_info(carried_fields(schema))
+    # Snapshots of earlier versions say nothing of carried columns.
+    if table == Table.VECTORS and carry != info.get("carry", carry):
+        yield f"carried columns are {carry}, not {info['carry']}"
     for spec in info["specs"] if table == Table.VECTORS else ():
         wanted = _vector_type(spec)
         if spec["name"] not in schema.names or schema.field(spec["name"]).type != wanted:

@@ -1,12 +1,13 @@
 """Which row of an item wins: the rule that makes every item's outcome single over all live files.
 
-In: a `Scratch` with items and outcomes loaded. Out: its table `kept(file, row, flag, changed)`, the rows that
-the next snapshot keeps, and a `Census` of it. Refused: nothing; what is missing is counted.
+In: a `Scratch` with items, carried and outcomes loaded. Out: its table `kept(file, row, flag, changed, place)`, the
+rows that the next snapshot keeps, and a `Census` of it. Refused: nothing; what is missing is counted.
 
 An outcome counts only if its fingerprint is the item's present one. Of those a part beats a live row, a vector
 beats a reject, and then the first in commit order wins. If the winner is a reject worth another try and the
 live index has a vector of the item, made from an older state of it, that vector stays beside the reject, which
-says so in `kept_previous`. Everything else goes, ids that left the manifest included.
+says so in `kept_previous`. Everything else goes, ids that left the manifest included. A kept vector whose id is in
+`carried` gets the carried values of that `place` in it.
 """
 
 from __future__ import annotations
@@ -44,10 +45,13 @@ WITH previous AS (
     GROUP BY outcomes.id
 )
 SELECT best.file AS file, best.row AS row, previous.id IS NOT NULL AS flag,
-       best.kept_previous <> (previous.id IS NOT NULL) AS changed
-FROM best LEFT JOIN previous ON best.id = previous.id
+       best.kept_previous <> (previous.id IS NOT NULL) OR carried.id IS NOT NULL AS changed, carried.place AS place
+FROM best
+LEFT JOIN previous ON best.id = previous.id
+LEFT JOIN carried ON best.id = carried.id AND best.rank % 2 = 0
 UNION ALL
-SELECT file, row, false, false FROM previous
+SELECT previous.file, previous.row, false, carried.id IS NOT NULL, carried.place
+FROM previous LEFT JOIN carried ON previous.id = carried.id
 """
 
 _ITEMS = f"SELECT count(*), {digest_columns('id')} FROM items"  # noqa: S608 - a constant

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pt
 
 __all__ = ["MediaForm", "MediaType", "is_list", "is_number", "is_text", "media_type", "plain_array", "plain_type"]
@@ -49,11 +50,13 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
 
 
 def plain_array(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """`values` cast to `kind`; dictionaries are decoded first, which a cast to another type does not do."""
-    if values.type == kind:
-        return values
+    """`values` cast to `kind`, a type that holds theirs (an integer may lose its last digits in a float).
+
+    Dictionaries are decoded first, which a cast to another type does not do.
+    """
     plain = plain_type(values.type)
-    return values.cast(plain).cast(kind) if plain != values.type else values.cast(kind)
+    decoded = values if values.type == plain else values.cast(plain)
+    return decoded if plain == kind else decoded.cast(options=pc.CastOptions(kind, allow_float_truncate=True))
 
 
 def is_text(kind: pa.DataType) -> bool:

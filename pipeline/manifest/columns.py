@@ -32,7 +32,10 @@ _Rule = tuple[str, Callable[[pa.DataType], bool]]
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The manifest's columns: name by role (only roles that some file has), id type, carried fields."""
+    """The manifest's columns: name by role (only roles that some file has), id type, carried fields.
+
+    A carried column without a single value is of type null.
+    """
 
     names: Mapping[str, str]
     id_type: pa.DataType
@@ -160,8 +163,7 @@ def _carried_field(name: str, schemas: Mapping[str, pa.Schema]) -> pa.Field:
                 f"column {name!r} (carry) is {field.type} in {uri} and {merged.type} in {first}; expected one type"
             ) from None
         merged, first = both.field(0), first or uri
-    # An all-null column has no type yet; string takes whatever later nights bring without a new column type.
-    return pa.field(name, pa.string() if pt.is_null(merged.type) else merged.type)
+    return pa.field(name, merged.type)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

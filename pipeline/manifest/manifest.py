@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
@@ -57,6 +57,10 @@ class Manifest:
     def carry(self) -> tuple[pa.Field, ...]:
         """The carried columns, under the manifest's own names and plain types."""
         return self.columns.carry
+
+    def with_carry(self, carry: Sequence[pa.Field]) -> Manifest:
+        """This manifest, its carried columns read as `carry` (the same names, types that hold its own)."""
+        return replace(self, columns=replace(self.columns, carry=tuple(carry)))
 
     def batches(self, limit: int | None = None) -> Iterator[ManifestBatch]:
         """The rows in order, the first `limit` of them if given, in batches bounded in bytes.

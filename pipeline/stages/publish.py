@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from pipeline.config import VectorSpec
 from pipeline.index.claim import Claim
 from pipeline.index.commits import Commit, FileEntry, Table
-from pipeline.index.merge import plan_merge, run_merge
+from pipeline.index.merge import MergeTask, plan_merge, run_merge
 from pipeline.index.snapshot import commit_snapshot, require_complete
 from pipeline.schema import rejects_schema, vectors_schema
+from pipeline.stages.losses import explained
 from pipeline.stages.session import TASK_RETRIES
+from pipeline.storage import Store
 
 __all__ = ["Publication", "publish"]
 
@@ -23,9 +26,13 @@ POLL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What is to become live: `live` is what is now, `parts` what was written since; and the tables' columns."""
+    """What is to become live: `live` is what is now, `parts` what was written since; and the tables' columns.
+
+    `items_path` and `carried_path` are those of the run's `Plan`.
+    """
 
     items_path: str
+    carried_path: str | None
     live: Sequence[FileEntry]
     parts: Sequence[FileEntry]
     specs: Sequence[VectorSpec]
@@ -45,7 +52,8 @@ class Publication:
 def publish(publication: Publication, claim: Claim, beat: Callable[[int, int], None]) -> Commit | None:
     """Merge and commit the snapshot; None if the live set is already right. `beat(done, all)` follows the tasks.
 
-    Raises IncompleteError if an item has no outcome, OwnershipError if another run has taken over.
+    Raises IncompleteError if an item has no outcome, OwnershipError if another run has taken over, what a merge raised,
+    and what `beat` raises to end it early.
     """
     plan = plan_merge(
         claim.store,
@@ -55,24 +63,32 @@ def publish(publication: Publication, claim: Claim, beat: Callable[[int, int], N
         schemas=publication.schemas,
         run_id=claim.run_id,
         target_bytes=publication.target_bytes,
+        carried_path=publication.carried_path,
     )
     require_complete(plan.census)
     if plan.changes_nothing and publication.live:
         return None
-    merge = ray.remote(num_cpus=1, **TASK_RETRIES)(run_merge)
-    waiting = [merge.remote(claim.store, task) for task in plan.tasks]
-    order = {ref: number for number, ref in enumerate(waiting)}
-    merged: dict[int, FileEntry] = {}
-    while waiting:
-        done, waiting = ray.wait(waiting, timeout=POLL_S)
-        merged |= {order[ref]: ray.get(ref) for ref in done}
-        beat(len(merged), len(order))
     return commit_snapshot(
         claim,
         plan,
-        [merged[number] for number in range(len(order))],
+        _merge(claim.store, plan.tasks, beat),
         specs=publication.specs,
         hidden_dim=publication.hidden_dim,
         id_type=publication.id_type,
         carry=publication.carry,
     )
+
+
+def _merge(store: Store, tasks: Sequence[MergeTask], beat: Callable[[int, int], None]) -> list[FileEntry]:
+    merge = ray.remote(num_cpus=1, **TASK_RETRIES)(run_merge)
+    waiting = [merge.remote(store, task) for task in tasks]
+    order = {ref: number for number, ref in enumerate(waiting)}
+    merged: dict[int, FileEntry] = {}
+    while waiting:
+        done, waiting = ray.wait(waiting, timeout=POLL_S)
+        try:
+            merged |= {order[ref]: ray.get(ref) for ref in done}
+        except RayError as error:
+            raise explained(error) from error
+        beat(len(merged), len(order))
+    return [merged[number] for number in range(len(order))]

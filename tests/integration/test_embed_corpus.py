@@ -147,7 +147,7 @@ def test_summary(embedded: Embedded) -> None:
     assert summary["exit_code"] == 0
     assert summary["status"] == "complete"
     assert summary["counts"] == {
-        "items": n, "new": n, "changed": 0, "unchanged": 0, "deleted": 0, "retryable": 0, "resumed": 0,
+        "items": n, "new": n, "changed": 0, "carried": 0, "unchanged": 0, "deleted": 0, "retryable": 0, "resumed": 0,
         "encoded": n - 2, "vectors": n - 2, "rejects": 2,
     }  # fmt: skip
     assert summary["rejects_by_code"] == {"IMAGE_UNREADABLE": 1, "UNSUPPORTED_FORMAT": 1}
@@ -202,9 +202,6 @@ def test_another_kind_of_index_is_refused(embedded: Embedded) -> None:
     done = run_job(embedded.config, "--set", "output.vectors=[{name: vector, dim: 8, dtype: int8}]", timeout_s=60)
     assert done.returncode == 4, done.stdout
     assert "holds vectors" in done.stdout
-    done = run_job(embedded.config, "--set", "manifest.carry=[]", timeout_s=60)
-    assert done.returncode == 4, done.stdout
-    assert "holds carried columns [['topic', 'string']]" in done.stdout
     assert data_files(embedded.store) == before
 
 
@@ -213,7 +210,7 @@ def test_a_changed_lake_costs_what_changed(tmp_path: Path, ray_head: RayHead) ->
     rows = [row for row in sample_rows() if row["id"].startswith(("text", "image", "broken-image"))]
     config = write_config(
         tmp_path,
-        manifest={"path": str(manifest)},
+        manifest={"path": str(manifest), "carry": ["topic"]},
         output={"path": str(tmp_path / "out")},
         model={"path": str(tiny_model())},
         resources={"address": ray_head.address},
@@ -228,6 +225,7 @@ def test_a_changed_lake_costs_what_changed(tmp_path: Path, ray_head: RayHead) ->
     changed = [dict(row) for row in rows if row["id"] != "text-ja"]
     next(row for row in changed if row["id"] == "text-de")["text"] = "Etwas ganz anderes."
     changed.append({"id": "text-new", "text": "new"})
+    next(row for row in changed if row["id"] == "text-en")["topic"] = "another topic"
     (tmp_path / "lake/media/truncated.jpg").write_bytes((tmp_path / "lake/media/beach.jpg").read_bytes())
     pq.write_table(pa.Table.from_pylist(changed, SCHEMA), manifest)
     done = run_job(config)
@@ -235,10 +233,20 @@ def test_a_changed_lake_costs_what_changed(tmp_path: Path, ray_head: RayHead) ->
     store = open_store(str(tmp_path / "out"), {})
     counts = last_summary(store)["counts"]
     assert (counts["new"], counts["changed"], counts["deleted"], counts["encoded"]) == (1, 2, 1, 3)
+    assert counts["carried"] == 1
     after = {row["id"]: row for row in read_live(store).to_pylist()}
     assert after.keys() == (before.keys() | {"text-new", "broken-image"}) - {"text-ja"}
     assert after["text-de"]["vector"] != before["text-de"]["vector"]
     assert after["broken-image"]["vector"] == after["image-beach"]["vector"]
-    assert all(after[name] == before[name] for name in before.keys() - {"text-de", "text-ja"})
+    assert all(after[name] == before[name] for name in before.keys() - {"text-de", "text-ja", "text-en"})
+    assert after["text-en"] == before["text-en"] | {"topic": "another topic"}
     assert read_live(store, "rejects").num_rows == 0
+    assert verify(store) == []
+
+    done = run_job(config, "--set", "manifest.carry=[instruction, topic]")
+    assert done.returncode == 0, done.stdout
+    assert (last_summary(store)["counts"]["encoded"], last_summary(store)["seconds"]["encode"]) == (0, 0.0)
+    again = {row["id"]: row for row in read_live(store).to_pylist()}
+    said = {row["id"]: row.get("instruction") for row in changed}
+    assert again == {id_: row | {"instruction": said[id_]} for id_, row in after.items()}
     assert verify(store) == []

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pytest
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from pipeline.comparison import Comparison, PlanCounts, check_ids, compare
 from pipeline.errors import ManifestError
+from pipeline.index.carried import CarriedDigests
 from pipeline.index.commits import FileEntry
 from pipeline.index.parts import entry_of, write_parts
 from pipeline.schema import ITEMS
 from pipeline.storage import Store, open_store
-from tests.fixtures.index_cases import CARRY, HIDDEN_DIM, SPECS, Row, outcomes
+from tests.fixtures.index_cases import CARRY, HIDDEN_DIM, SPECS, Row, items_table, outcomes
 from tests.fixtures.manifests import HOSTILE_IDS, write_parquet
 
 MAX_ATTEMPTS = 3
@@ -54,13 +56,19 @@ def compared(
     live: Sequence[tuple[str, str | Reject]] = (),
     parts: Sequence[tuple[str, str | Reject]] = (),
     id_type: pa.DataType | None = None,
+    labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Comparison:
+    """`labels` are the manifest's carried values; stored rows have none."""
     store = open_store(str(folder / "out"))
     kind = id_type or pa.string()
-    table = pa.table({"id": list(items), "fingerprint": list(items.values())}, schema=ITEMS)
-    path = write_parquet(folder / "items.parquet", table, row_group_size=7)
+    digests = CarriedDigests(CARRY if labels else ())
+    carried = digests.of(pa.record_batch([[labels.get(id_) for id_ in items]], schema=pa.schema(CARRY)))
+    keys = items_table(list(items.items())).select(["id", "fingerprint"])
+    path = write_parquet(
+        folder / "items.parquet", keys.append_column(ITEMS.field("carried"), carried), row_group_size=7
+    )
     written = [write_rows(store, rows, kind) if rows else [] for rows in (live, parts)]
-    return compare(path, store, live=written[0], parts=written[1], max_attempts=MAX_ATTEMPTS)
+    return compare(path, store, live=written[0], parts=written[1], max_attempts=MAX_ATTEMPTS, digests=digests)
 
 
 FINGERPRINT = st.sampled_from(["a", "b"])
@@ -70,49 +78,57 @@ STATE = st.tuples(
     st.none() | FINGERPRINT,  # live vector
     st.none() | REJECT,  # live reject; beside a vector it is a kept_previous one
     st.none() | FINGERPRINT | REJECT,  # part
+    st.booleans(),  # its carried value in the manifest is another than every stored row's
 )
-State = tuple[str | None, str | None, Reject | None, str | Reject | None]
+State = tuple[str | None, str | None, Reject | None, str | Reject | None, bool]
 
 
-def oracle(states: Mapping[str, State]) -> tuple[PlanCounts, dict[str, int]]:
-    """Counts, and to-do marks by id."""
-    n = dict.fromkeys(("new", "changed", "unchanged", "retryable", "deleted", "resumed"), 0)
+def oracle(states: Mapping[str, State]) -> tuple[PlanCounts, dict[str, int], set[str]]:
+    """Counts, to-do marks by id, and the ids with stale rows."""
+    n = dict.fromkeys(("new", "changed", "carried", "unchanged", "retryable", "deleted", "resumed"), 0)
     marks: dict[str, int] = {}
-    for id_, (item, vector, reject, part) in states.items():
+    stale: set[str] = set()
+    for id_, (item, vector, reject, part, relabelled) in states.items():
         if item is None:
             n["deleted"] += vector is not None or reject is not None
             continue
         outcome = reject.fingerprint if reject else vector
         retry = reject is not None and reject.retryable and reject.attempts < MAX_ATTEMPTS
+        if relabelled and (vector is not None or isinstance(part, str)):
+            stale.add(id_)
         found = (
             "new" if outcome is None
             else "changed" if outcome != item
             else "retryable" if retry
+            else "carried" if id_ in stale
             else "unchanged"
         )  # fmt: skip
         n[found] += 1
         done = item == (part.fingerprint if isinstance(part, Reject) else part)
-        n["resumed"] += done and found != "unchanged"
+        idle = found in ("unchanged", "carried")
+        n["resumed"] += done and not idle
         again = reject.attempts if found == "retryable" and reject else 0
-        marks[id_] = 0 if done or found == "unchanged" else 1 + again
-    live = sum(vector is not None or reject is not None for _, vector, reject, _ in states.values())
+        marks[id_] = 0 if done or idle else 1 + again
+    live = sum(vector is not None or reject is not None for _, vector, reject, *_ in states.values())
     to_do = sum(mark > 0 for mark in marks.values())
-    return PlanCounts(items=len(marks), to_do=to_do, live=live, **n), marks
+    return PlanCounts(items=len(marks), to_do=to_do, live=live, **n), marks, stale
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(STATE, min_size=1, max_size=40))
 def test_classes_are_those_of_the_oracle(drawn: list[State]) -> None:
     states = {str(i): state for i, state in enumerate(drawn)}
-    counts, marks = oracle(states)
+    counts, marks, stale = oracle(states)
     live: list[tuple[str, str | Reject]] = [(i, s[1]) for i, s in states.items() if s[1] is not None]
     live += [(i, s[2]) for i, s in states.items() if s[2] is not None]
     parts = [(i, s[3]) for i, s in states.items() if s[3] is not None]
     items = {i: s[0] for i, s in states.items() if s[0] is not None}
     with tempfile.TemporaryDirectory() as folder:
-        found = compared(Path(folder), items, live, parts)
+        labels = {i: "another" for i, s in states.items() if s[4]}
+        found = compared(Path(folder), items, live, parts, labels=labels)
     assert found.counts == counts
     assert dict(zip(items, found.to_do.tolist(), strict=True)) == marks
+    assert {id_ for id_, is_stale in zip(items, found.stale.tolist(), strict=True) if is_stale} == stale
 
 
 def test_int_ids_meet_their_strings(tmp_path: Path) -> None:
@@ -133,7 +149,7 @@ def test_hostile_ids_are_only_ids(tmp_path: Path) -> None:
 def test_duplicates_are_counted_and_named(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "out"))
     ids = ["x"] * 3 + [f"d{i}" for i in range(7)] * 2 + ["once"]
-    path = write_parquet(tmp_path / "i.parquet", pa.table({"id": ids, "fingerprint": ["f"] * len(ids)}, schema=ITEMS))
+    path = write_parquet(tmp_path / "i.parquet", items_table([(id_, "f") for id_ in ids]))
     with pytest.raises(ManifestError) as error:
         compare(path, store, live=(), parts=(), max_attempts=3)
     assert "8 duplicate ids" in str(error.value)

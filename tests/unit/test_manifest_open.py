@@ -102,7 +102,7 @@ def test_carried_columns_keep_their_types(tmp_path: Path) -> None:
     types = {field.name: field.type for field in table.schema}
     assert types == {
         "when": pa.timestamp("ms", "UTC"), "price": pa.decimal128(9, 2), "tags": pa.list_(pa.string()),
-        "label": pa.string(), "nothing": pa.string(), "emb": pa.list_(pa.float32(), 2),
+        "label": pa.string(), "nothing": pa.null(), "emb": pa.list_(pa.float32(), 2),
     }  # fmt: skip
     assert table.column("label").to_pylist() == ["a", "b"]
 

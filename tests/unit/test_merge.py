@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import VectorSpec
-from pipeline.errors import IndexCorruptError, ManifestError, OwnershipError
+from pipeline.errors import IndexCorruptError, OwnershipError
+from pipeline.index.carried_values import GROUP_ROWS
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.digest import ids_digest
 from pipeline.index.merge import MergePlan, MergeTask, outstanding, run_merge
@@ -199,12 +200,38 @@ def test_carried_columns_are_brought_together(local: Store) -> None:
     assert found == {"a": (None, "x"), "b": (None, "y")}
 
 
-def test_a_carried_column_that_cannot_change_its_type_is_named(local: Store) -> None:
-    live = part(local, [Row("a", label="no number")])
+def test_carried_values_of_another_type_come_from_the_manifest(local: Store) -> None:
+    live = part(local, [Row("a", label="no number"), Row("b", label="7"), Row("c", "f0", label="8")])
     kind = Kind(carry=(pa.field("label", pa.int64()),))
-    planned = plan(local, {"a": "f1", "b": "f1"}, live, part(local, [Row("b")], kind=kind), kind=kind)
-    with pytest.raises(ManifestError, match="carried column label was string"):
-        run_merge(local, planned.tasks[0])
+    parts = part(local, [Row("d")], kind=kind) + part(local, [Row("c", what="retry")], kind=kind)
+    items = dict.fromkeys("abcd", "f1")
+    planned = plan(local, items, live, parts, kind=kind, carried={"a": 1, "c": 3})
+    merged = _merged(local, planned)
+    found = {row["id"]: row["label"] for row in rows_of(local, merged, Table.VECTORS)}
+    assert found == {"a": 1, "b": None, "c": 3, "d": None}, "a string is never parsed: b's value would be listed too"
+
+
+def test_a_large_file_is_rewritten_for_its_carried_values_or_columns_alone(local: Store) -> None:
+    rows = [Row(f"i{n:05}", mark=n, label="old") for n in range(3 * GROUP_ROWS // 2)]
+    live = part(local, rows)
+    items = {row.id: "f1" for row in rows}
+    assert plan(local, items, live, [], target_bytes=1).changes_nothing
+    ids = [rows[5].id, rows[GROUP_ROWS + 5].id, "unknown"]
+    first = plan(local, items, live, [], target_bytes=1, carried=dict.fromkeys(ids, "new"))
+    assert first.tasks[0].inputs[0].carried == (0,)
+    merged = _merged(local, first)
+    found = {row["id"]: row for row in rows_of(local, merged, Table.VECTORS)}
+    assert {id_ for id_, row in found.items() if row["label"] != "old"} == set(ids[:2])
+    assert [row["n_tokens"] for row in found.values()] == [row.mark for row in rows]
+    every = plan(local, items, live, [], target_bytes=1, carried=dict.fromkeys(items, "new"))
+    assert every.tasks[0].inputs[0].carried == (0, 1)
+    assert {row["label"] for row in rows_of(local, _merged(local, every), Table.VECTORS)} == {"new"}
+    without = Kind(carry=())
+    planned = plan(local, items, live, [], target_bytes=1, kind=without)
+    [entry] = _merged(local, planned)
+    with open_parquet(local, entry.path) as parquet:
+        assert parquet.schema_arrow.names[-1] == "content_hash"
+    assert planned.removed == (live[0].path,)
 
 
 def test_an_input_that_is_not_what_the_log_says_is_refused(local: Store) -> None:

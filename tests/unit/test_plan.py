@@ -47,8 +47,11 @@ def work_of(config: Config, plan: Plan) -> list[WorkItem]:
 
 def finish(config: Config, plan: Plan, items: list[WorkItem], **what: str) -> list[FileEntry]:
     """Index files for `items`: vectors, but for the ids in `what` (retry or fatal)."""
-    rows = [Row(item.id, item.fingerprint, what.get(item.id, "vector")) for item in items]
-    return part(open_store(config.output.path), rows, kind=Kind(plan.id_type))
+    store = open_store(config.output.path)
+    listed = [row for table in tables(store, plan) for row in table.to_pylist()]
+    labels = {row["id"]: row.get("carry.label") for row in listed}
+    rows = [Row(item.id, item.fingerprint, what.get(item.id, "vector"), label=labels.get(item.id)) for item in items]
+    return part(store, rows, kind=Kind(plan.id_type, carry=plan.carry))
 
 
 @pytest.fixture
@@ -98,7 +101,10 @@ def test_each_change_is_seen(config: Config) -> None:
         ("i1", 0), ("i2", 0), ("i3", 1), ("fresh", 0),
     ]  # fmt: skip
     counts = second.counts
-    assert (counts.new, counts.changed, counts.retryable, counts.unchanged, counts.deleted) == (1, 2, 1, 6, 1)
+    assert (counts.new, counts.changed, counts.retryable, counts.carried, counts.unchanged) == (1, 2, 1, 5, 1)
+    assert (counts.deleted, second.carried_path) == (1, "_work/r/carried.parquet")
+    relabelled = pq.read_table(open_store(config.output.path).full(second.carried_path))
+    assert relabelled.to_pydict() == {"id": ["i1", "i2", *(f"i{n}" for n in range(5, 10))], "carry.label": [0] * 7}
 
 
 def test_another_compute_fingerprint_changes_everything(config: Config) -> None:

@@ -18,7 +18,7 @@ from pipeline.index.verify import verify
 from pipeline.manifest.work import to_work_table
 from pipeline.outcomes import window_outcomes
 from pipeline.plan import work_folder
-from pipeline.schema import ITEMS, rejects_schema, vectors_schema
+from pipeline.schema import ITEM_KEYS, rejects_schema, vectors_schema
 from pipeline.stages.committer import Committer
 from pipeline.stages.reconcile import lost_work, write_work
 from pipeline.stages.write import WriteSettings, write_outcomes
@@ -58,7 +58,7 @@ def test_lost_and_repeated_windows(tmp_path: Path) -> None:
         path = f"{work_folder(RUN)}/{number:05d}.parquet"
         paths.append(write_work(store, path, table.slice(10 * number, 10)))
     with store.open_output("items.parquet") as file:
-        pq.write_table(table.select(ITEMS.names), file)
+        pq.write_table(table.select(ITEM_KEYS), file)
 
     with Claim.acquire(store, RUN, fingerprint="f") as claim:
         committer = Committer(claim, Tally(), {}, interval_s=0)
@@ -83,7 +83,7 @@ def test_lost_and_repeated_windows(tmp_path: Path) -> None:
             store, "items.parquet", (), committer.committed, schemas=schemas, run_id=RUN, target_bytes=1 << 20
         )
         merged = [run_merge(store, task) for task in plan.tasks]
-        commit_snapshot(claim, plan, merged, specs=SPECS, hidden_dim=HIDDEN, id_type=pa.string())
+        commit_snapshot(claim, plan, merged, specs=SPECS, hidden_dim=HIDDEN, id_type=pa.string(), carry=())
 
     assert verify(store) == []
     live = pa.concat_tables([pq.read_table(store.full(entry.path)) for entry in live_files(store)])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -15,8 +16,9 @@ from pipeline.index.snapshot import commit_snapshot, spec_info
 from pipeline.index.verify import verify
 from pipeline.storage import Store, open_store
 from tests.fixtures.faulty_store import Crash, crashing
-from tests.fixtures.index_cases import FINGERPRINT, HIDDEN_DIM, SPECS, Row, as_rows, finish_run, part, plan
+from tests.fixtures.index_cases import CARRY, FINGERPRINT, HIDDEN_DIM, SPECS, Row, as_rows, finish_run, part, plan
 
+TABLE: dict[str, Any] = {"specs": SPECS, "hidden_dim": HIDDEN_DIM, "id_type": pa.string(), "carry": CARRY}
 NIGHT1 = {"a": "f1", "b": "f1", "c": "f1"}
 ROWS1 = [[Row("a", mark=1), Row("b", mark=1)], [Row("c", what="retry", mark=1)]]
 NIGHT2 = {"a": "f2", "b": "f1", "d": "f1"}
@@ -42,7 +44,7 @@ def test_two_nights(store: Store) -> None:
         "items": 3, "ids_digest": first.info["ids_digest"], "vectors": 2, "rejects": 1, "kept_previous": 0,
         "specs": [{"name": "vector", "dim": 4, "dtype": "int8"}, {"name": "half", "dim": 8, "dtype": "float16"}],
         "id_type": "string",
-        "carry": [],
+        "carry": [["label", "string"]],
     }  # fmt: skip
     assert verify(store) == []
     second = finish_run(store, "night2", NIGHT2, ROWS2)
@@ -77,7 +79,7 @@ def _commit_first_night(store: Store, items: dict[str, str], losing: int = 0) ->
         planned = plan(store, items, [], parts)
         merged = [run_merge(store, task) for task in planned.tasks]
         kept = merged[: len(merged) - losing]
-        commit_snapshot(claim, planned, kept, specs=SPECS, hidden_dim=HIDDEN_DIM, id_type=pa.string())
+        commit_snapshot(claim, planned, kept, **TABLE)
 
 
 def test_a_snapshot_needs_every_outcome(local: Store) -> None:
@@ -100,7 +102,9 @@ def test_a_stale_owner_cannot_publish(local: Store) -> None:
     merged = [run_merge(local, task) for task in planned.tasks]
     with Claim.acquire(local, "other", fingerprint=FINGERPRINT, quiet_s=0.01):
         with pytest.raises(OwnershipError):
-            commit_snapshot(stale, planned, merged, specs=SPECS, hidden_dim=HIDDEN_DIM, id_type=pa.string())
+            commit_snapshot(
+                stale, planned, merged, specs=SPECS, hidden_dim=HIDDEN_DIM, id_type=pa.string(), carry=CARRY
+            )
         assert as_rows(local, Log(local).state().live) == SAID1
     stale.__exit__(None, None, None)
 
@@ -149,4 +153,6 @@ def _resume(store: Store) -> None:
         planned = plan(store, NIGHT2, state.live, parts, run_id="night3")
         if not planned.changes_nothing:
             merged = [run_merge(store, task) for task in planned.tasks]
-            commit_snapshot(claim, planned, merged, specs=SPECS, hidden_dim=HIDDEN_DIM, id_type=pa.string())
+            commit_snapshot(
+                claim, planned, merged, specs=SPECS, hidden_dim=HIDDEN_DIM, id_type=pa.string(), carry=CARRY
+            )

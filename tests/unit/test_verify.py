@@ -173,6 +173,8 @@ def test_a_vector_that_is_no_number_is_seen(local: Store, bad: list[float] | Non
             table["vector"],
         ),
         lambda table: table.set_column(0, "id", pa.array(range(5), pa.int64())),
+        lambda table: table.drop_columns(["label"]),
+        lambda table: table.append_column("more", pa.nulls(5, pa.string())),
     ],
 )  # fmt: skip
 def test_columns_of_another_type_are_seen(local: Store, change: Callable[[pa.Table], pa.Table]) -> None:
