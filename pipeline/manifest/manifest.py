@@ -21,6 +21,7 @@ from pipeline.manifest.listing import Format, ManifestFile, list_manifest
 from pipeline.manifest.location import locate
 from pipeline.manifest.readers import Options, read_batches, read_schema, reading
 from pipeline.manifest.rows import ManifestRow, manifest_rows
+from pipeline.manifest.scalars import Place, id_strings
 
 __all__ = ["Manifest", "ManifestBatch", "open_manifest"]
 
@@ -74,17 +75,12 @@ class Manifest:
     def ids(self, limit: int | None = None) -> Iterator[pa.Array]:
         """The ids in order as strings, of the first `limit` rows if given, reading no other column.
 
-        Raises ManifestError at the first null id, as `batches` does; nothing if there is no row.
+        Raises ManifestError at the first bad id, as `batches` does; nothing if there is no row.
         """
         name = self.columns.names["id"]
         for file, first_row, table in self._tables([name], limit):
             with reading(file.uri):
-                column = _plain(table.column(name))
-                if column.null_count:
-                    # It refuses them: one place says what a null id is.
-                    self._batch(file, table, first_row)
-                as_number = pa.types.is_integer(column.type)
-                strings = (column.cast(pa.int64()) if as_number else column).cast(pa.string())
+                strings = id_strings(_plain(table.column(name)), Place(file.uri, first_row, self.columns.names))
             yield from strings.chunks
 
     def _tables(self, names: Sequence[str], limit: int | None) -> Iterator[tuple[ManifestFile, int, pa.Table]]:

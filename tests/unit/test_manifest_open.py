@@ -227,7 +227,8 @@ BAD_ROWS: list[tuple[Callable[[Path], Path], list[str]]] = [
     (_table({"id": ["a", None, "b", None], "text": list("wxyz")}), ["'id'", "null in 2 rows", "rows 1, 3"]),
     (_text("m.csv", "id,text\n1,a\n,b\n"), ["'id'", "null", "rows 1"]),
     (_text("m.csv", "id,text\n1,a\n2\n"), ["m.csv", "Expected 2 columns, got 1"]),
-    (_text("m.csv", "id,text,fps\n1,a,x\n"), ["'fps'", "a number", "x"]),
+    (_text("m.csv", "id,text,fps\n7,a,1\n8,b,\n9,c,abc\n"), ["'fps'", "a number", "'abc' (id '9', row 2)"]),
+    (_text("m.csv", "id,text,max_frames\n7,a,8\n9,c,x8\n"), ["'max_frames'", "a number", "'x8' (id '9', row 1)"]),
     (_schema(fps=[0.0]), ["'fps'", "0.0 (id '1', row 0)"]),
     (_schema(fps=[-1]), ["'fps'", "-1.0"]),
     (_schema(fps=[float("nan")]), ["'fps'", "nan"]),
@@ -235,7 +236,8 @@ BAD_ROWS: list[tuple[Callable[[Path], Path], list[str]]] = [
     (_schema(max_frames=[1]), ["'max_frames'", "2 or more", "1.0"]),
     (_schema(max_frames=[2.5]), ["'max_frames'", "2.5"]),
     (_schema(max_frames=[2**40]), ["'max_frames'"]),
-    (_schema(id=pa.array([2**63], pa.uint64())), ["cannot read", "m.parquet"]),
+    (_schema(id=pa.array([2**63], pa.uint64())), ["'id'", "m.parquet", "up to 2^63 - 1", f"{2**63} (row 0)"]),
+    (_schema(id=["k" * 10**6], fps=[0.0]), ["'fps'", "kkk…"]),
 ]
 
 
@@ -345,3 +347,25 @@ def test_a_null_id_is_told_the_same_way_from_ids_alone(tmp_path: Path, kind: str
         said.append(str(error.value))
     assert said[0] == said[1]
     assert "near row 1 " in said[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"key": ["a", None]}, "column 'key' (id)"),
+        ({"key": pa.array([1, 2**63], pa.uint64())}, "column 'key' (id)"),
+        ({"key": ["a", "b"], "rate": [1.0, 0.0]}, "column 'rate' (fps)"),
+        ({"key": ["a", "b"], "most": [2, 1]}, "column 'most' (max_frames)"),
+    ],
+)
+def test_messages_name_renamed_columns_as_the_file_has_them(tmp_path: Path, columns: dict[str, Any], said: str) -> None:
+    path = write_parquet(tmp_path / "m.parquet", {"text": ["t", "u"], **columns})
+    renamed = {role: name for role, name in (("id", "key"), ("fps", "rate"), ("max_frames", "most")) if name in columns}
+    manifest = opened(path, columns=renamed)
+    with pytest.raises(ManifestError) as error:
+        rows_of(manifest)
+    assert f"{said} of {path}" in str(error.value)
+    if "(id)" in said:
+        with pytest.raises(ManifestError) as from_ids:
+            list(manifest.ids())
+        assert str(from_ids.value) == str(error.value)
