@@ -105,6 +105,7 @@ class RejectMeaning(NamedTuple):
 class RejectCode(StrEnum):
     """Why an item has no vector. Closed: a new reason is a new member with a row in `_MEANINGS`."""
 
+    NO_MEDIUM = "NO_MEDIUM"
     URI_NOT_ALLOWED = "URI_NOT_ALLOWED"
     NOT_FOUND = "NOT_FOUND"
     ACCESS_DENIED = "ACCESS_DENIED"
@@ -133,6 +134,10 @@ class RejectCode(StrEnum):
 
 
 _MEANINGS: dict[RejectCode, RejectMeaning] = {
+    RejectCode.NO_MEDIUM: RejectMeaning(
+        Stage.FETCH, False, "a list of media holds null, or a URI is empty",
+        "give the URI or the bytes, or take the place out of the manifest's list",
+    ),
     RejectCode.URI_NOT_ALLOWED: RejectMeaning(
         Stage.FETCH, False, "the URI's scheme or folder is not allowed",
         "add the scheme to fetch.schemes or the folder to fetch.local_roots",

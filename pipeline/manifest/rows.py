@@ -2,6 +2,8 @@
 
 In: a table of one file's rows, columns under their role names. Out: `ManifestRow`s: texts, references to media
 (inline bytes are hashed here and left behind), settings, identity. Refused with ManifestError: what `scalars` refuses.
+A list of media keeps the places of null members, whose item becomes a reject: one bad row must not end the run, and
+no medium may vanish unseen.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -115,9 +118,12 @@ def _media_cells(column: pa.ChunkedArray, name: str, locate: Callable[[str], str
             cells.extend([one] if one else [] for one in _refs(chunk, kind.form, name, locate, [0] * len(chunk)))
             continue
         lengths = pc.fill_null(pc.list_value_length(chunk), 0).to_pylist()
+        places = [i for n in lengths for i in range(n)]
         # flatten() leaves out what null cells cover, so that the lengths always add up.
-        flat = iter(_refs(chunk.flatten(), kind.form, name, locate, [i for n in lengths for i in range(n)]))
-        cells.extend([one for _ in range(length) if (one := next(flat))] for length in lengths)
+        found = _refs(chunk.flatten(), kind.form, name, locate, places)
+        # An empty URI stands for a member that is null.
+        whole = (one or (MediaRef("", name, i), None) for one, i in zip(found, places, strict=True))
+        cells.extend(list(islice(whole, length)) for length in lengths)
     return cells
 
 

@@ -47,11 +47,14 @@ def test_every_form_of_media(tmp_path: Path, column: str) -> None:
         ),
         (
             pa.array([["a", None, "b"], [], None]),
-            [[(column, [("a", 0, False)]), (column, [("b", 2, False)])], [], []],
+            [[(column, [("a", 0, False)]), (column, [("", 1, False)]), (column, [("b", 2, False)])], [], []],
         ),
         (
             pa.array([[{"bytes": b"", "path": None}, None, {"bytes": None, "path": "p"}], [None]], pa.list_(HF_IMAGE)),
-            [[(column, [(None, 0, True)]), (column, [("p", 2, False)])], []],
+            [
+                [(column, [(None, 0, True)]), (column, [("", 1, False)]), (column, [("p", 2, False)])],
+                [(column, [("", 0, False)])],
+            ],
         ),
         (
             pa.array([[b"x", b"y"], None], pa.list_(pa.binary(), 2)),
