@@ -1,7 +1,8 @@
 """The files of a manifest.
 
 In: the manifest's path (a file, a folder or a glob; local or any fsspec URI). Out: its files in a stable order,
-and the folder that relative URIs mean. Refused: no file, files of several formats, unknown suffixes.
+and the folder that relative URIs mean. The files of the job's own output are left out where it lies in the manifest's
+folder. Refused: no file, files of several formats, unknown suffixes, a folder in the output.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import ManifestConfig
 from pipeline.errors import LakevecError, ManifestError, scrub, without_userinfo
+from pipeline.manifest.output_folder import OutputFolder
 from pipeline.storage import resolve
 
 __all__ = ["Format", "Listing", "ManifestFile", "list_manifest"]
@@ -60,14 +62,19 @@ _COMPRESSED = (".gz", ".zst", ".bz2")
 _WILD = frozenset("*?[")
 
 
-def list_manifest(config: ManifestConfig, storage_options: Mapping[str, Mapping[str, Any]]) -> Listing:
+def list_manifest(
+    config: ManifestConfig, storage_options: Mapping[str, Mapping[str, Any]], output: str | None = None
+) -> Listing:
     """Find the manifest's files: those of a folder recursively, without names that start with `_` or `.`.
 
-    Raises ManifestError when there is none, when formats mix, or when the store refuses the listing.
+    Those below `output` (`output.path`) are left out, but a file that `manifest.path` itself names is read wherever it
+    lies. Raises ManifestError when there is none, when formats mix, when the folder is the output or lies in it, or
+    when the store refuses the listing.
     """
     fs, path = resolve(config.path, storage_options)
+    own = None if output is None else OutputFolder.of(output, storage_options)
     try:
-        return _listing(config, fs, path)
+        return _listing(config, fs, path, own)
     except LakevecError:
         raise
     except Exception as error:  # noqa: BLE001 - every file system raises its own, botocore's are no OSError
@@ -78,21 +85,26 @@ def list_manifest(config: ManifestConfig, storage_options: Mapping[str, Mapping[
         ) from None
 
 
-def _listing(config: ManifestConfig, fs: fsspec.AbstractFileSystem, path: str) -> Listing:
+def _listing(config: ManifestConfig, fs: fsspec.AbstractFileSystem, path: str, output: OutputFolder | None) -> Listing:
     # A file may really be called `part[1].parquet`: what exists is no pattern.
     if fs.isfile(path):
         named, folder, paths = True, path.rpartition("/")[0], [path]
     elif fs.isdir(path):
-        named, folder, paths = False, path, sorted(_visible(fs, path))
+        if output and output.holds(fs, path):
+            raise ManifestError(
+                f"the manifest's folder {config.path} is the output {output.root} or lies in it, where lakevec would "
+                "read its own vectors as items; name the manifest's file, or give output.path a folder of its own"
+            )
+        named, folder, paths = False, path, _outside(output, fs, _visible(fs, path))
     elif _WILD & set(path):
-        named, folder, paths = True, _fixed_folder(path), sorted(_matches(fs, path))
+        named, folder, paths = True, _fixed_folder(path), _outside(output, fs, _matches(fs, path))
     else:
         raise ManifestError(f"the manifest {config.path} does not exist; check manifest.path")
     files = _with_formats(config, fs, paths, named)
     if not files:
         raise ManifestError(
             f"the manifest {config.path} has no files; expected {', '.join(_SUFFIXES)} "
-            "(names that start with _ or . are left out)"
+            "(names that start with _ or . are left out, and what lies in output.path)"
         )
     return Listing(_uri(fs, folder or "/"), tuple(files))
 
@@ -117,6 +129,10 @@ def _with_formats(
         kinds = "; ".join(f"{kind}: {uri}" for kind, uri in first_of.items())
         raise ManifestError(f"the manifest {config.path} mixes formats ({kinds}); set manifest.format")
     return files
+
+
+def _outside(output: OutputFolder | None, fs: fsspec.AbstractFileSystem, paths: Iterator[str]) -> list[str]:
+    return sorted(path for path in paths if output is None or not output.holds(fs, path))
 
 
 def _format_of(path: str, named: bool) -> Format | None:

@@ -116,12 +116,15 @@ class Manifest:
         return pa.table(arrays, schema=pa.schema(self.carry))
 
 
-def open_manifest(config: ManifestConfig, options: Options, *, vectors: Sequence[VectorSpec] = ()) -> Manifest:
+def open_manifest(
+    config: ManifestConfig, options: Options, *, vectors: Sequence[VectorSpec] = (), output: str | None = None
+) -> Manifest:
     """Find the manifest's files and judge their columns, without reading rows (JSON Lines excepted).
 
-    `vectors` are the output's, whose names carried columns may not take. Raises ManifestError.
+    `vectors` are the output's, whose names carried columns may not take; `output` is its path, whose files are not the
+    manifest's. Raises ManifestError.
     """
-    listing = list_manifest(config, options)
+    listing = list_manifest(config, options, output)
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(partial(read_schema, options=options), listing.files)
         schemas = {file.uri: schema for file, schema in zip(listing.files, found, strict=True)}

@@ -1,0 +1,50 @@
+"""The output's folder, seen from the manifest: its files are vectors, and no list of items.
+
+In: `output.path` as the user wrote it, and files of any store. Out: whether they lie in it, however either is spelled.
+Raises ConfigError for an output that no store can have.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.storage import resolve
+
+__all__ = ["OutputFolder"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFolder:
+    """`root` is how the user wrote it, `path` the one name that its store has for it."""
+
+    root: str
+    path: str
+    protocols: frozenset[str]
+
+    @classmethod
+    def of(cls, root: str, storage_options: Mapping[str, Mapping[str, Any]]) -> OutputFolder:
+        """The folder at `root`, a local path or a URI; it need not exist."""
+        fs, path = resolve(root, storage_options)
+        return cls(root, _one_name(fs, path), _protocols(fs))
+
+    def holds(self, fs: fsspec.AbstractFileSystem, path: str) -> bool:
+        """Whether `path` of `fs` is this folder or lies in it, local links followed."""
+        if not self.protocols & _protocols(fs):
+            return False
+        name = _one_name(fs, path)
+        return name == self.path or name.startswith(self.path.rstrip("/") + "/")
+
+
+def _one_name(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return os.path.realpath(path) if isinstance(fs, LocalFileSystem) else posixpath.normpath(path)
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> frozenset[str]:
+    return frozenset([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
