@@ -27,6 +27,7 @@ from pipeline.fingerprint import item_fingerprint
 from pipeline.identity import Identifier
 from pipeline.index.commits import FileEntry
 from pipeline.manifest.columns import MEDIA_ROLES
+from pipeline.manifest.duplicates import naming_duplicates
 from pipeline.manifest.listing import Format
 from pipeline.manifest.manifest import Manifest, ManifestBatch
 from pipeline.manifest.work import to_work_table
@@ -86,8 +87,12 @@ def make_plan(
     """
     target = work_store or store
     if _checks_ids_first(config, manifest):
-        check_ids(manifest.ids(config.run.max_items), store)
-    with tempfile.TemporaryDirectory(prefix="lakevec-plan-") as name:
+        with naming_duplicates(manifest, config.run.max_items):
+            check_ids(manifest.ids(config.run.max_items), store)
+    with (
+        naming_duplicates(manifest, config.run.max_items),
+        tempfile.TemporaryDirectory(prefix="lakevec-plan-") as name,
+    ):
         folder = Path(name)
         _write_candidates(folder, config, manifest, compute_fingerprint)
         found = compare(folder / "items.parquet", store, live=live, parts=parts, max_attempts=config.run.max_attempts)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.config import ManifestConfig, VectorSpec
 from pipeline.errors import ManifestError
@@ -77,11 +78,22 @@ class Manifest:
 
         Raises ManifestError at the first bad id, as `batches` does; nothing if there is no row.
         """
+        for _, _, strings in self._ids(limit):
+            yield from strings.chunks
+
+    def find(self, ids: Sequence[str], limit: int | None = None) -> Iterator[tuple[str, str, int]]:
+        """Each row, of the first `limit` ones if given, whose id is one of `ids`: id, file, and row in it (from 0)."""
+        wanted = pa.array(ids, pa.string())
+        for file, first_row, strings in self._ids(limit):
+            for i in pc.indices_nonzero(pc.is_in(strings, wanted)).to_pylist():
+                yield strings[i].as_py(), file, first_row + i
+
+    def _ids(self, limit: int | None) -> Iterator[tuple[str, int, pa.ChunkedArray]]:
         name = self.columns.names["id"]
         for file, first_row, table in self._tables([name], limit):
             with reading(file.uri):
                 strings = id_strings(_plain(table.column(name)), Place(file.uri, first_row, self.columns.names))
-            yield from strings.chunks
+            yield file.uri, first_row, strings
 
     def _tables(self, names: Sequence[str], limit: int | None) -> Iterator[tuple[ManifestFile, int, pa.Table]]:
         left = limit
