@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.config import ManifestConfig
 from pipeline.errors import LakevecError, ManifestError, scrub, without_userinfo
 from pipeline.manifest.output_folder import OutputFolder
+from pipeline.manifest.search import WILD, files_below, fixed_folder, matches
 from pipeline.storage import resolve
 
 __all__ = ["Format", "Listing", "ManifestFile", "list_manifest"]
@@ -59,7 +60,6 @@ _NAMED_SUFFIXES = _SUFFIXES | {".json": Format.JSONL}
 """A folder may hold a stray settings.json; a .json that the user names is meant."""
 
 _COMPRESSED = (".gz", ".zst", ".bz2")
-_WILD = frozenset("*?[")
 
 
 def list_manifest(
@@ -95,9 +95,9 @@ def _listing(config: ManifestConfig, fs: fsspec.AbstractFileSystem, path: str, o
                 f"the manifest's folder {config.path} is the output {output.root} or lies in it, where lakevec would "
                 "read its own vectors as items; name the manifest's file, or give output.path a folder of its own"
             )
-        named, folder, paths = False, path, _outside(output, fs, _visible(fs, path))
-    elif _WILD & set(path):
-        named, folder, paths = True, _fixed_folder(path), _outside(output, fs, _matches(fs, path))
+        named, folder, paths = False, path, _outside(output, fs, files_below(fs, path))
+    elif WILD & set(path):
+        named, folder, paths = True, fixed_folder(path), _outside(output, fs, _matches(fs, path))
     else:
         raise ManifestError(f"the manifest {config.path} does not exist; check manifest.path")
     files = _with_formats(config, fs, paths, named)
@@ -141,27 +141,12 @@ def _format_of(path: str, named: bool) -> Format | None:
     return (_NAMED_SUFFIXES if named else _SUFFIXES).get(suffix)
 
 
-def _visible(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
-    start = len(folder.rstrip("/")) + 1
-    for path in fs.find(folder):
-        if not any(part[:1] in ("_", ".") for part in path[start:].split("/")):
-            yield path
-
-
 def _matches(fs: fsspec.AbstractFileSystem, pattern: str) -> Iterator[str]:
-    for path, info in fs.glob(pattern, detail=True).items():
-        if path.rpartition("/")[2][:1] in ("_", "."):
-            continue
-        if info["type"] == "directory":
-            yield from (inner for inner in _visible(fs, path) if _format_of(inner, named=False))
+    for path, is_folder in matches(fs, pattern):
+        if is_folder:
+            yield from (inner for inner in files_below(fs, path) if _format_of(inner, named=False))
         else:
             yield path
-
-
-def _fixed_folder(pattern: str) -> str:
-    parts = pattern.split("/")
-    wild = next(i for i, part in enumerate(parts) if _WILD & set(part))
-    return "/".join(parts[:wild])
 
 
 def _uri(fs: fsspec.AbstractFileSystem, path: str) -> str:

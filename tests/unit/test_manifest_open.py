@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,40 @@ def test_relative_uris_mean_the_folder_of_the_manifest(tmp_path: Path) -> None:
     for path in (tmp_path / "m" / "x" / "a.parquet", tmp_path / "m" / "x", tmp_path / "m" / "x" / "*.parquet"):
         [row] = rows_of(opened(path))
         assert row.media[0].refs[0].uri == str(tmp_path / "m" / "x" / "img" / "1.png")
+
+
+def test_hidden_folders_are_no_part_of_a_glob_that_does_not_spell_them(tmp_path: Path) -> None:
+    for name in ("a/m.parquet", "a/_temporary/x.parquet", ".y/z.parquet", "a/_kept.parquet"):
+        write_parquet(tmp_path / name, {"id": [name], "text": ["t"]})
+    assert ids_of(tmp_path / "**" / "*.parquet") == ["a/m.parquet"]
+    assert ids_of(tmp_path / "*" / "_*.parquet") == ["a/_kept.parquet"]
+    assert ids_of(tmp_path / "a" / "_temporary" / "*") == ["a/_temporary/x.parquet"]
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "elsewhere" / "b.parquet", {"id": ["b"], "text": ["t"]})
+    write_parquet(tmp_path / "lake" / "a.parquet", {"id": ["a"], "text": ["t"]})
+    (tmp_path / "lake" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "lake" / "link2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "lake" / "self").symlink_to(".")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "lake")
+    assert ids_of(tmp_path / "lake") == ["a", "b"]
+    assert ids_of(tmp_path / "lake" / "l*k") == ["b", "a"]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(tmp_path / "lake" / "shut" / "a.parquet", {"id": ["a"], "text": ["t"]})
+    write_parquet(tmp_path / "lake" / "b.parquet", {"id": ["b"], "text": ["t"]})
+    scandir = os.scandir
+
+    def guarded(path: Any) -> Any:
+        if str(path).endswith("shut"):  # tests may run as root, whom no mode bits keep out
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(ManifestError, match=r"cannot list the manifest .*PermissionError.*shut"):
+        opened(tmp_path / "lake")
 
 
 @pytest.mark.parametrize(
