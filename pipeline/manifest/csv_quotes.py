@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 __all__ = ["CheckedQuotes", "QuoteCheck"]
 
 _BOM = b"\xef\xbb\xbf"
+_UTF16_BOMS = (b"\xff\xfe", b"\xfe\xff")
 _QUOTE: Final = ord('"')
 
 # The quote that opens a cell follows one of these, the one that closes it is followed by one: a comma, a line's end, or
@@ -65,6 +66,8 @@ class QuoteCheck:
         """Check the file's next bytes. Raises pa.ArrowInvalid."""
         if self._start:
             self._start, block = False, block.removeprefix(_BOM)
+            if block.startswith(_UTF16_BOMS):
+                raise pa.ArrowInvalid("the file is UTF-16; expected UTF-8")
         if self._held:
             block, self._held = self._held + block, b""
         if block.endswith(b'"'):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,20 @@ def test_long_json_files_are_read_in_chunks(tmp_path: Path, monkeypatch: pytest.
     assert [(row.id, row.texts, row.row) for row in got] == [(str(r["id"]), (r["text"],), r["id"]) for r in rows]
 
 
+def test_bad_json_lines_are_found_by_line_in_later_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.manifest.json_lines._CHUNK_BYTES", 64)
+    good = [f'{{"id": {i}, "text": "{i:08}"}}\n' for i in range(10)]
+    path = write_text(tmp_path / "m.jsonl", "".join(good) + '{"id": 10, "te\n')
+    with pytest.raises(ManifestError) as error:
+        opened(path)
+    found = re.search(r"in row (\d+) \(row 0 is in line (\d+)\)", str(error.value))
+    assert found is not None
+    assert int(found[1]) + int(found[2]) == 11
+    path.write_bytes("".join(good).encode() + b'{"id": 10, "text": "\xff"}\n')
+    with pytest.raises(ManifestError, match="line 11 is no UTF-8"):
+        opened(path)
+
+
 def _schema(**columns: Any) -> Callable[[Path], Path]:
     return lambda folder: write_parquet(folder / "m.parquet", {"id": ["1"], "text": ["t"], **columns})
 
@@ -185,6 +200,19 @@ def _two(first: dict[str, Any], second: dict[str, Any]) -> Callable[[Path], Path
 
 def _text(name: str, text: str) -> Callable[[Path], Path]:
     return lambda folder: write_text(folder / name, text)
+
+
+def _bytes(name: str, data: bytes) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return write
+
+
+def _packed_parquet(folder: Path) -> Path:
+    plain = write_parquet(folder / "m.parquet", {"id": ["1"], "text": ["t"]})
+    return _bytes("m.parquet.gz", gzip.compress(plain.read_bytes()))(folder)
 
 
 def _table(columns: dict[str, Any]) -> Callable[[Path], Path]:
@@ -240,6 +268,10 @@ BAD: list[tuple[Callable[[Path], Path], dict[str, Any], list[str]]] = [
     (_text("m.jsonl", '{"id": 1, "text": "a"\n{"id": 2}\n'), {}, ["cannot read", "m.jsonl"]),
     (_text("m.jsonl", '{"id": 1, "text": "a"}\n{"id": "b"}\n'), {}, ["/id", "number to string"]),
     (_text("m.jsonl", '{"id": "1", "image": {"bytes": "aGk=", "path": null}}\n'), {}, ["column 'image'", "bytes"]),
+    (_text("m.json", '[{"id": 1, "text": "a"}]'), {}, ["m.json", "JSON array", "one object a line"]),
+    (_packed_parquet, {}, ["m.parquet.gz", "compressed as a whole"]),
+    (_bytes("m.csv", "id,text\n1,a\n".encode("utf-16")), {}, ["m.csv", "UTF-16", "expected UTF-8"]),
+    (_bytes("m.jsonl", b'{"id": 1}\n{"id": 2, "text": "\xff"}\n'), {}, ["m.jsonl", "line 2 is no UTF-8"]),
     (_text("m.jsonl", "\n\n"), {}, ["no rows"]),
     (_text("m.jsonl", ""), {}, ["no rows"]),
 ]  # fmt: skip
