@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from pipeline.config import Config, load_config
+from pipeline.console import ends_quietly
 from pipeline.errors import ConfigError, ExitCode, LakevecError, RejectError
 from pipeline.storage import Store, open_store
 
 __all__ = ["main"]
 
 
+@ends_quietly
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 good, 1 something is wrong, 2 bad input."""
     options = _parser().parse_args(arguments)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import ManifestError
+from pipeline.errors import DuplicateIdsError
 from pipeline.index.carried import CarriedDigests
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.parquet import open_parquet
@@ -167,8 +167,7 @@ def _refuse_duplicates(found: Scratch, table: str) -> None:
         [_SHOWN],
     ).fetchall()
     if duplicates:
-        named = ", ".join(f"{each!r} ({rows} rows)" for each, rows, _ in duplicates)
-        raise ManifestError(f"column 'id' has {duplicates[0][2]} duplicate ids; expected each id once; found {named}")
+        raise DuplicateIdsError(duplicates[0][2], {each: rows for each, rows, _ in duplicates})
 
 
 def _tried(store: Store, live: Sequence[FileEntry]) -> pa.Table:

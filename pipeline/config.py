@@ -58,7 +58,7 @@ class _Section(BaseModel):
 class ManifestConfig(_Section):
     """Where the items are listed."""
 
-    path: str = Field(description="file, folder or glob; local or any fsspec URI")
+    path: str = Field(min_length=1, description="file, folder or glob; local or any fsspec URI")
     format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
     layout: Literal["auto", "plain"] = "auto"
     columns: dict[str, str] = Field(default_factory=dict, description="role: the manifest's own column name")
@@ -96,7 +96,7 @@ class VectorSpec(_Section):
 class OutputConfig(_Section):
     """Where the index goes, and what a vector is."""
 
-    path: str
+    path: str = Field(min_length=1)
     vectors: tuple[VectorSpec, ...] = (VectorSpec(),)
     target_file_mb: float = Field(default=256, gt=0, description="MiB that merged files aim at")
 

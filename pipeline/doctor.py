@@ -162,7 +162,9 @@ def _memory(checkpoint: Checkpoint, config: Config) -> list[Finding]:
 
 
 def _manifest(config: Config) -> list[Finding]:
-    manifest = open_manifest(config.manifest, config.fetch.storage_options, vectors=config.output.vectors)
+    manifest = open_manifest(
+        config.manifest, config.fetch.storage_options, vectors=config.output.vectors, output=config.output.path
+    )
     return [Finding("manifest", True, f"{len(manifest.files)} file(s), ids are {manifest.id_type}")]
 
 

@@ -3,6 +3,7 @@
 LakevecError             what a user sees: says what happened, where, and what to do next
 ├── ConfigError          exit 2: the config, the model folder or the machine cannot run this job
 ├── ManifestError        exit 2: the manifest cannot be read as one
+│   └── DuplicateIdsError  some of its ids are there twice
 ├── OwnershipError       exit 4: the output belongs to a live run or to another kind of index
 ├── IncompleteError      exit 5: stopped early; run again to continue
 └── IndexCorruptError    exit 1: the index breaks its own invariants
@@ -13,12 +14,14 @@ RejectError              one item cannot be embedded; carries a `RejectCode`; ne
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
 __all__ = [
     "DETAIL_MAX_CHARS",
     "ConfigError",
+    "DuplicateIdsError",
     "ExitCode",
     "IncompleteError",
     "IndexCorruptError",
@@ -67,6 +70,16 @@ class ManifestError(LakevecError):
     exit_code = ExitCode.BAD_INPUT
 
 
+class DuplicateIdsError(ManifestError):
+    """`total` ids are there more than once; `rows` has the number of rows of some of them, by id."""
+
+    def __init__(self, total: int, rows: Mapping[str, int]) -> None:
+        named = ", ".join(f"{each!r} ({count} rows)" for each, count in rows.items())
+        super().__init__(f"column 'id' has {total} duplicate ids; expected each id once; found {named}")
+        self.total = total
+        self.rows = rows
+
+
 class OwnershipError(LakevecError):
     """The output belongs to another live run or to another kind of index."""
 
@@ -105,6 +118,7 @@ class RejectMeaning(NamedTuple):
 class RejectCode(StrEnum):
     """Why an item has no vector. Closed: a new reason is a new member with a row in `_MEANINGS`."""
 
+    NO_MEDIUM = "NO_MEDIUM"
     URI_NOT_ALLOWED = "URI_NOT_ALLOWED"
     NOT_FOUND = "NOT_FOUND"
     ACCESS_DENIED = "ACCESS_DENIED"
@@ -133,6 +147,10 @@ class RejectCode(StrEnum):
 
 
 _MEANINGS: dict[RejectCode, RejectMeaning] = {
+    RejectCode.NO_MEDIUM: RejectMeaning(
+        Stage.FETCH, False, "a list of media holds null, or a URI is empty",
+        "give the URI or the bytes, or take the place out of the manifest's list",
+    ),
     RejectCode.URI_NOT_ALLOWED: RejectMeaning(
         Stage.FETCH, False, "the URI's scheme or folder is not allowed",
         "add the scheme to fetch.schemes or the folder to fetch.local_roots",

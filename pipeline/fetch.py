@@ -16,7 +16,7 @@ from typing import Any
 import fsspec
 
 from pipeline.blobs import Patience, Stat, check_size, read_local, read_remote, stat_local, stat_remote
-from pipeline.errors import RejectError
+from pipeline.errors import RejectCode, RejectError
 from pipeline.manifest.inline import InlineReader
 from pipeline.policy import FetchPolicy
 from pipeline.storage import resolve
@@ -182,6 +182,8 @@ class Fetcher:
         return LoadedItem(item.id, item.texts, media, item.instruction, item.fps, item.max_frames)
 
     def _bytes(self, ref: MediaRef, item: WorkItem) -> bytes:
+        if ref.is_vacant:
+            raise RejectError(RejectCode.NO_MEDIUM, f"column {ref.column!r}, place {ref.index} (from 0)")
         if ref.uri is not None:
             data = self.fetch(ref.uri)
         else:

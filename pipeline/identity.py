@@ -64,7 +64,9 @@ class Identifier:
             asks = self._asks(row)
             found: list[Identity] = []
             for ref, digest in zip(_refs(row), row.digests, strict=True):
-                if ref.uri is None:
+                if ref.is_vacant:
+                    found.append(("vacant",))
+                elif ref.uri is None:
                     found.append(_of_bytes(row, digest or ""))
                 else:
                     found.append(next(answers) if asks else self._given(row, ref.uri))
@@ -168,7 +170,7 @@ def _refs(row: ManifestRow) -> Iterator[MediaRef]:
 
 
 def _uris(row: ManifestRow) -> Iterator[str]:
-    return (ref.uri for ref in _refs(row) if ref.uri is not None)
+    return (ref.uri for ref in _refs(row) if ref.uri is not None and not ref.is_vacant)
 
 
 def _of_bytes(row: ManifestRow, digest: str) -> Identity:

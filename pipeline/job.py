@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import yaml
 
 from pipeline.config import load_config, redacted
+from pipeline.console import ends_quietly
 from pipeline.errors import ExitCode, LakevecError
 
 __all__ = ["run_job"]
 
 
+@ends_quietly
 def run_job(name: str, description: str, arguments: Sequence[str]) -> int:
     """Parse `arguments` and run job `name`; returns the process's exit status (`errors.ExitCode`)."""
     options = _parser(name, description).parse_args(arguments)

@@ -31,6 +31,7 @@ from pipeline.index.carried import CarriedDigests
 from pipeline.index.carried_values import write_values
 from pipeline.index.commits import FileEntry
 from pipeline.manifest.columns import MEDIA_ROLES
+from pipeline.manifest.duplicates import naming_duplicates
 from pipeline.manifest.listing import Format
 from pipeline.manifest.manifest import Manifest, ManifestBatch
 from pipeline.manifest.work import to_work_table
@@ -92,8 +93,12 @@ def make_plan(
     """
     target = work_store or store
     if _checks_ids_first(config, manifest):
-        check_ids(manifest.ids(config.run.max_items), store)
-    with tempfile.TemporaryDirectory(prefix="lakevec-plan-") as name:
+        with naming_duplicates(manifest, config.run.max_items):
+            check_ids(manifest.ids(config.run.max_items), store)
+    with (
+        naming_duplicates(manifest, config.run.max_items),
+        tempfile.TemporaryDirectory(prefix="lakevec-plan-") as name,
+    ):
         folder = Path(name)
         digests = CarriedDigests(manifest.carry)
         _write_candidates(folder, config, manifest, compute_fingerprint, digests)

@@ -86,7 +86,9 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
         )
     store = open_store(config.output.path, config.fetch.storage_options)
     check_reachable(store)
-    manifest = open_manifest(config.manifest, config.fetch.storage_options, vectors=config.output.vectors)
+    manifest = open_manifest(
+        config.manifest, config.fetch.storage_options, vectors=config.output.vectors, output=config.output.path
+    )
     checkpoint = resolve_checkpoint(config.model, weights=False)
     PromptTokenizer(checkpoint.folder)
     check_specs(config.output.vectors, checkpoint.hidden_dim)

@@ -45,12 +45,18 @@ class Modality(StrEnum):
 class MediaRef:
     """Where one file's bytes are: at `uri`, or inline in the manifest when `uri` is None.
 
-    Inline bytes are cell `column` of the item's manifest row, element `index` if that cell is a list.
+    Inline bytes are cell `column` of the item's manifest row, element `index` if that cell is a list. An empty `uri`
+    is a place without a medium: null in a list, or an empty URI. The item is a reject, and no file is looked for.
     """
 
     uri: str | None
     column: str
     index: int
+
+    @property
+    def is_vacant(self) -> bool:
+        """Whether the manifest names no file here."""
+        return self.uri == ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import pyarrow.types as pt
 from pipeline.config import COLUMN_ROLES, ManifestConfig, VectorSpec
 from pipeline.errors import ManifestError
 from pipeline.manifest.arrow_types import is_list, is_number, is_text, media_type, plain_type
+from pipeline.manifest.naming import column_name
 from pipeline.schema import vectors_schema
 
 __all__ = ["CONTENT_ROLES", "IDENTITY_ROLES", "MEDIA_ROLES", "Columns", "match_columns"]
@@ -112,7 +113,7 @@ def _check(uri: str, schema: pa.Schema, role: str, name: str, rule: _Rule | None
     expected, holds = rule
     found = schema.field(name).type
     if not holds(plain_type(found)):
-        raise ManifestError(f"column {name!r} ({role}) of {uri}: expected {expected}; found {found}")
+        raise ManifestError(f"{column_name(role, name)} of {uri}: expected {expected}; found {found}")
 
 
 def _id_type(name: str, schemas: Mapping[str, pa.Schema]) -> pa.DataType:
@@ -121,7 +122,8 @@ def _id_type(name: str, schemas: Mapping[str, pa.Schema]) -> pa.DataType:
         first.setdefault(bool(pt.is_integer(plain_type(schema.field(name).type))), uri)
     if len(first) > 1:
         raise ManifestError(
-            f"column {name!r} (id) is an integer in {first[True]} and a string in {first[False]}; expected one type"
+            f"{column_name('id', name)} is an integer in {first[True]} and a string in {first[False]}; "
+            "expected one type"
         )
     return pa.int64() if True in first else pa.string()
 

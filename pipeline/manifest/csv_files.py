@@ -1,16 +1,19 @@
 """CSV manifests: a header line, comma, RFC 4180 quotes, UTF-8.
 
 In: an open CSV file. Out: its column names, and its rows in batches, every cell a string. An unquoted empty cell
-is null and a quoted one (`""`) the empty string. Refused (as pyarrow errors): ragged lines, other encodings.
+is null, quoted or not. Refused (as pyarrow errors): ragged lines, stray and unclosed quotes, other encodings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv as csv
+
+from pipeline.manifest.csv_quotes import CheckedQuotes
 
 __all__ = ["csv_batches", "csv_names"]
 
@@ -20,7 +23,9 @@ _BLOCK_BYTES = 8 << 20
 
 def csv_names(file: BinaryIO) -> list[str]:
     """The names in the header, in order."""
-    return list(_reader(file, csv.ConvertOptions()).schema.names)
+    checked = CheckedQuotes(file)
+    with _naming_open_cell(checked):
+        return list(_reader(checked, csv.ConvertOptions()).schema.names)
 
 
 def csv_batches(file: BinaryIO, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -33,10 +38,26 @@ def csv_batches(file: BinaryIO, columns: Sequence[str]) -> Iterator[pa.RecordBat
         # Writers that quote every field quote the empty ones too: in CSV an empty cell is an absent one.
         quoted_strings_can_be_null=True,
     )
-    yield from _reader(file, options)
+    checked = CheckedQuotes(file)
+    with _naming_open_cell(checked):
+        yield from _reader(checked, options)
 
 
-def _reader(file: BinaryIO, options: csv.ConvertOptions) -> csv.CSVStreamingReader:
+@contextmanager
+def _naming_open_cell(file: CheckedQuotes) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        line = file.check.open_line
+        # A cell that does not end within a block is a quote too many more often than a text of that size.
+        if line is None or "straddl" not in str(error):
+            raise
+        raise pa.ArrowInvalid(
+            f"the quoted cell that begins in line {line} did not end within {_BLOCK_BYTES} bytes; close its quote"
+        ) from None
+
+
+def _reader(file: CheckedQuotes, options: csv.ConvertOptions) -> csv.CSVStreamingReader:
     return csv.open_csv(
         file,
         read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),

@@ -1,7 +1,8 @@
 """The files of a manifest.
 
 In: the manifest's path (a file, a folder or a glob; local or any fsspec URI). Out: its files in a stable order,
-and the folder that relative URIs mean. Refused: no file, files of several formats, unknown suffixes.
+and the folder that relative URIs mean. The files of the job's own output are left out where it lies in the manifest's
+folder. Refused: no file, files of several formats, unknown suffixes, a folder of the output's own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import ManifestConfig
 from pipeline.errors import LakevecError, ManifestError, scrub, without_userinfo
+from pipeline.manifest.output_folder import OutputFolder
+from pipeline.manifest.search import WILD, files_below, fixed_folder, matches
 from pipeline.storage import resolve
 
 __all__ = ["Format", "Listing", "ManifestFile", "list_manifest"]
@@ -57,17 +60,21 @@ _NAMED_SUFFIXES = _SUFFIXES | {".json": Format.JSONL}
 """A folder may hold a stray settings.json; a .json that the user names is meant."""
 
 _COMPRESSED = (".gz", ".zst", ".bz2")
-_WILD = frozenset("*?[")
 
 
-def list_manifest(config: ManifestConfig, storage_options: Mapping[str, Mapping[str, Any]]) -> Listing:
+def list_manifest(
+    config: ManifestConfig, storage_options: Mapping[str, Mapping[str, Any]], output: str | None = None
+) -> Listing:
     """Find the manifest's files: those of a folder recursively, without names that start with `_` or `.`.
 
-    Raises ManifestError when there is none, when formats mix, or when the store refuses the listing.
+    What lakevec wrote to `output` (`output.path`) is left out, but a file that `manifest.path` itself names is read
+    wherever it lies. Raises ManifestError when there is none, when formats mix, when the folder is one of the output's
+    own, or when the store refuses the listing.
     """
     fs, path = resolve(config.path, storage_options)
+    own = None if output is None else OutputFolder.of(output, storage_options)
     try:
-        return _listing(config, fs, path)
+        return _listing(config, fs, path, own)
     except LakevecError:
         raise
     except Exception as error:  # noqa: BLE001 - every file system raises its own, botocore's are no OSError
@@ -78,21 +85,26 @@ def list_manifest(config: ManifestConfig, storage_options: Mapping[str, Mapping[
         ) from None
 
 
-def _listing(config: ManifestConfig, fs: fsspec.AbstractFileSystem, path: str) -> Listing:
+def _listing(config: ManifestConfig, fs: fsspec.AbstractFileSystem, path: str, output: OutputFolder | None) -> Listing:
     # A file may really be called `part[1].parquet`: what exists is no pattern.
     if fs.isfile(path):
         named, folder, paths = True, path.rpartition("/")[0], [path]
     elif fs.isdir(path):
-        named, folder, paths = False, path, sorted(_visible(fs, path))
-    elif _WILD & set(path):
-        named, folder, paths = True, _fixed_folder(path), sorted(_matches(fs, path))
+        if output and output.holds(fs, path):
+            raise ManifestError(
+                f"the manifest's folder {config.path} is part of the output {output.root}: lakevec would read its own "
+                "tables as items; name the manifest's file, or give output.path a folder of its own"
+            )
+        named, folder, paths = False, path, _outside(output, fs, files_below(fs, path))
+    elif WILD & set(path):
+        named, folder, paths = True, fixed_folder(path), _outside(output, fs, _matches(fs, path))
     else:
         raise ManifestError(f"the manifest {config.path} does not exist; check manifest.path")
     files = _with_formats(config, fs, paths, named)
     if not files:
         raise ManifestError(
             f"the manifest {config.path} has no files; expected {', '.join(_SUFFIXES)} "
-            "(names that start with _ or . are left out)"
+            "(names that start with _ or . are left out, and what lakevec wrote to output.path)"
         )
     return Listing(_uri(fs, folder or "/"), tuple(files))
 
@@ -119,33 +131,22 @@ def _with_formats(
     return files
 
 
+def _outside(output: OutputFolder | None, fs: fsspec.AbstractFileSystem, paths: Iterator[str]) -> list[str]:
+    return sorted(path for path in paths if output is None or not output.holds(fs, path))
+
+
 def _format_of(path: str, named: bool) -> Format | None:
     name = PurePosixPath(path.lower())
     suffix = name.with_suffix("").suffix if name.suffix in _COMPRESSED else name.suffix
     return (_NAMED_SUFFIXES if named else _SUFFIXES).get(suffix)
 
 
-def _visible(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
-    start = len(folder.rstrip("/")) + 1
-    for path in fs.find(folder):
-        if not any(part[:1] in ("_", ".") for part in path[start:].split("/")):
-            yield path
-
-
 def _matches(fs: fsspec.AbstractFileSystem, pattern: str) -> Iterator[str]:
-    for path, info in fs.glob(pattern, detail=True).items():
-        if path.rpartition("/")[2][:1] in ("_", "."):
-            continue
-        if info["type"] == "directory":
-            yield from (inner for inner in _visible(fs, path) if _format_of(inner, named=False))
+    for path, is_folder in matches(fs, pattern):
+        if is_folder:
+            yield from (inner for inner in files_below(fs, path) if _format_of(inner, named=False))
         else:
             yield path
-
-
-def _fixed_folder(pattern: str) -> str:
-    parts = pattern.split("/")
-    wild = next(i for i, part in enumerate(parts) if _WILD & set(part))
-    return "/".join(parts[:wild])
 
 
 def _uri(fs: fsspec.AbstractFileSystem, path: str) -> str:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 __all__ = ["locate", "scheme_of"]
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_FILE_PATH = re.compile(r"^file:/(?!/)", re.IGNORECASE)
 
 
 def scheme_of(uri: str) -> str:
@@ -27,10 +28,13 @@ def scheme_of(uri: str) -> str:
 def locate(folder: str, uri: str) -> str:
     """`uri` as it is if absolute, else below `folder`; `file://` URIs become paths (percent-decoded, RFC 8089).
 
-    `..` of a relative URI is resolved as in a path, and stops at the bucket.
+    `file:/path` is one of them: Spark and Hadoop write local files so. `..` of a relative URI is resolved as in a path,
+    and stops at the bucket.
     """
     scheme = scheme_of(uri)
     if scheme == "file":
+        if _FILE_PATH.match(uri):
+            return unquote(uri[len("file:") :])
         match = _SCHEME.match(uri)
         if match:
             host, slash, path = uri[match.end() :].partition("/")

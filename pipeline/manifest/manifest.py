@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.config import ManifestConfig, VectorSpec
 from pipeline.errors import ManifestError
@@ -21,6 +22,7 @@ from pipeline.manifest.listing import Format, ManifestFile, list_manifest
 from pipeline.manifest.location import locate
 from pipeline.manifest.readers import Options, read_batches, read_schema, reading
 from pipeline.manifest.rows import ManifestRow, manifest_rows
+from pipeline.manifest.scalars import Place, id_strings
 
 __all__ = ["Manifest", "ManifestBatch", "open_manifest"]
 
@@ -78,18 +80,24 @@ class Manifest:
     def ids(self, limit: int | None = None) -> Iterator[pa.Array]:
         """The ids in order as strings, of the first `limit` rows if given, reading no other column.
 
-        Raises ManifestError at the first null id, as `batches` does; nothing if there is no row.
+        Raises ManifestError at the first bad id, as `batches` does; nothing if there is no row.
         """
+        for _, _, strings in self._ids(limit):
+            yield from strings.chunks
+
+    def find(self, ids: Sequence[str], limit: int | None = None) -> Iterator[tuple[str, str, int]]:
+        """Each row, of the first `limit` ones if given, whose id is one of `ids`: id, file, and row in it (from 0)."""
+        wanted = pa.array(ids, pa.string())
+        for file, first_row, strings in self._ids(limit):
+            for i in pc.indices_nonzero(pc.is_in(strings, wanted)).to_pylist():
+                yield strings[i].as_py(), file, first_row + i
+
+    def _ids(self, limit: int | None) -> Iterator[tuple[str, int, pa.ChunkedArray]]:
         name = self.columns.names["id"]
         for file, first_row, table in self._tables([name], limit):
             with reading(file.uri):
-                column = _plain(table.column(name))
-                if column.null_count:
-                    # It refuses them: one place says what a null id is.
-                    self._batch(file, table, first_row)
-                as_number = pa.types.is_integer(column.type)
-                strings = (column.cast(pa.int64()) if as_number else column).cast(pa.string())
-            yield from strings.chunks
+                strings = id_strings(_plain(table.column(name)), Place(file.uri, first_row, self.columns.names))
+            yield file.uri, first_row, strings
 
     def _tables(self, names: Sequence[str], limit: int | None) -> Iterator[tuple[ManifestFile, int, pa.Table]]:
         left = limit
@@ -124,12 +132,15 @@ class Manifest:
         return pa.table(arrays, schema=pa.schema(self.carry))
 
 
-def open_manifest(config: ManifestConfig, options: Options, *, vectors: Sequence[VectorSpec] = ()) -> Manifest:
+def open_manifest(
+    config: ManifestConfig, options: Options, *, vectors: Sequence[VectorSpec] = (), output: str | None = None
+) -> Manifest:
     """Find the manifest's files and judge their columns, without reading rows (JSON Lines excepted).
 
-    `vectors` are the output's, whose names carried columns may not take. Raises ManifestError.
+    `vectors` are the output's, whose names carried columns may not take; `output` is its path, whose files are not the
+    manifest's. Raises ManifestError.
     """
-    listing = list_manifest(config, options)
+    listing = list_manifest(config, options, output)
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(partial(read_schema, options=options), listing.files)
         schemas = {file.uri: schema for file, schema in zip(listing.files, found, strict=True)}

@@ -32,6 +32,8 @@ def read_schema(file: ManifestFile, options: Options) -> pa.Schema:
     """The columns of `file`; those of a CSV are all strings. Raises ManifestError."""
     with reading(file.uri), opened(file, options) as handle:
         if file.format is Format.PARQUET:
+            if not handle.seekable():
+                raise ManifestError(f"{file.uri} is compressed as a whole, and Parquet is read in pieces; unpack it")
             return open_parquet(handle, file.uri).schema_arrow
         if file.format is Format.CSV:
             return pa.schema([(name, pa.string()) for name in csv_names(handle)])

@@ -1,8 +1,9 @@
 """The rows of a manifest as values.
 
 In: a table of one file's rows, columns under their role names. Out: `ManifestRow`s: texts, references to media
-(inline bytes are hashed here and left behind), settings, identity. Refused with ManifestError, naming file, rows
-and ids: null ids, `fps` or `max_frames` that cannot be sampled with.
+(inline bytes are hashed here and left behind), settings, identity. Refused with ManifestError: what `scalars` refuses.
+A list of media keeps the places of null members, whose item becomes a reject: one bad row must not end the run, and
+no medium may vanish unseen.
 """
 
 from __future__ import annotations
@@ -10,21 +11,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from pipeline.errors import ManifestError
 from pipeline.manifest.arrow_types import MediaForm, is_list, media_type, plain_array, plain_type
 from pipeline.manifest.columns import IDENTITY_ROLES, MEDIA_ROLES
+from pipeline.manifest.scalars import Place, fps_of, id_strings, max_frames_of
 from pipeline.types import Media, MediaKind, MediaRef
 
 __all__ = ["ManifestRow", "manifest_rows"]
-
-SHOWN = 5
-"""Offending rows that a message names: enough to find the pattern."""
 
 _DIGEST_BYTES = 16
 """128 bits: no two of a lake's files meet by accident, nor by anyone's effort short of 2^64 hashes."""
@@ -32,7 +31,7 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One row. `digests` has, for each ref of `media` in order, the hash of inline bytes or None for a URI.
+    """One row. `digests` has, for each ref of `media` in order, the hash of inline bytes, else None.
 
     `identity`: the values of the identity columns that are not null, as (role, text); `row` counts from 0 in the
     row's file.
@@ -60,8 +59,8 @@ def manifest_rows(
     `locate` makes a URI of a media column absolute. Raises ManifestError.
     """
     n = table.num_rows
-    ids = _ids(table, file, first_row)
-    where = _Where(file, first_row, ids)
+    place = Place(file, first_row, names)
+    ids: list[str] = id_strings(table.column("id"), place).to_pylist()
     texts = _texts(table, n)
     cells = [
         (role, _media_cells(table.column(role), names[role], locate))
@@ -69,8 +68,10 @@ def manifest_rows(
         if role in table.column_names
     ]
     instructions = table.column("instruction").to_pylist() if "instruction" in table.column_names else [None] * n
-    fps = _fps(table, n, where)
-    max_frames = _max_frames(table, n, where)
+    fps = fps_of(table.column("fps"), ids, place) if "fps" in table.column_names else [None] * n
+    max_frames = (
+        max_frames_of(table.column("max_frames"), ids, place) if "max_frames" in table.column_names else [None] * n
+    )
     identities = _identities(table, n)
     rows: list[ManifestRow] = []
     for i in range(n):
@@ -81,33 +82,6 @@ def manifest_rows(
             )
         )
     return rows
-
-
-@dataclass(frozen=True, slots=True)
-class _Where:
-    file: str
-    first_row: int
-    ids: Sequence[str]
-
-    def refuse(self, column: str, expected: str, bad: pa.ChunkedArray, values: pa.ChunkedArray) -> None:
-        """Raise ManifestError naming the rows where `bad` is true."""
-        rows = [i for i, is_bad in enumerate(bad.to_pylist()) if is_bad][:SHOWN]
-        if rows:
-            found = ", ".join(f"{values[i].as_py()!r} (id {self.ids[i]!r}, row {self.first_row + i})" for i in rows)
-            raise ManifestError(f"column {column!r} of {self.file}: expected {expected}; found {found}")
-
-
-def _ids(table: pa.Table, file: str, first_row: int) -> list[str]:
-    column = table.column("id")
-    if column.null_count:
-        rows = [first_row + i for i, null in enumerate(column.is_null().to_pylist()) if null][:SHOWN]
-        raise ManifestError(
-            f"column 'id' of {file} is null in {column.null_count} rows near row {rows[0]} "
-            f"(rows {', '.join(map(str, rows))}, from 0); every item needs an id"
-        )
-    if pt.is_integer(column.type):
-        return list(column.cast(pa.int64()).cast(pa.string()).to_pylist())
-    return list(column.to_pylist())
 
 
 def _texts(table: pa.Table, n: int) -> list[tuple[str, ...]]:
@@ -144,9 +118,12 @@ def _media_cells(column: pa.ChunkedArray, name: str, locate: Callable[[str], str
             cells.extend([one] if one else [] for one in _refs(chunk, kind.form, name, locate, [0] * len(chunk)))
             continue
         lengths = pc.fill_null(pc.list_value_length(chunk), 0).to_pylist()
+        places = [i for n in lengths for i in range(n)]
         # flatten() leaves out what null cells cover, so that the lengths always add up.
-        flat = iter(_refs(chunk.flatten(), kind.form, name, locate, [i for n in lengths for i in range(n)]))
-        cells.extend([one for _ in range(length) if (one := next(flat))] for length in lengths)
+        found = _refs(chunk.flatten(), kind.form, name, locate, places)
+        # An empty URI stands for a member that is null.
+        whole = (one or (MediaRef("", name, i), None) for one, i in zip(found, places, strict=True))
+        cells.extend(list(islice(whole, length)) for length in lengths)
     return cells
 
 
@@ -178,33 +155,6 @@ def _refs(
 
 def _digest(scalar: pa.Scalar) -> str:
     return hashlib.blake2b(scalar.as_buffer(), digest_size=_DIGEST_BYTES).hexdigest()
-
-
-def _fps(table: pa.Table, n: int, where: _Where) -> list[float | None]:
-    if "fps" not in table.column_names:
-        return [None] * n
-    column = _numbers(table.column("fps"), "fps", where)
-    good = pc.and_(pc.greater(column, 0), pc.is_finite(column))
-    where.refuse("fps", "frames per second, above 0", pc.invert(pc.fill_null(good, True)), column)
-    return list(column.to_pylist())
-
-
-def _max_frames(table: pa.Table, n: int, where: _Where) -> list[int | None]:
-    if "max_frames" not in table.column_names:
-        return [None] * n
-    column = _numbers(table.column("max_frames"), "max_frames", where)
-    whole = pc.equal(pc.floor(column), column)
-    # Two frames make a temporal patch; the upper end is that of the work list's int32.
-    good = pc.and_(whole, pc.and_(pc.greater_equal(column, 2), pc.less(column, 2**31)))
-    where.refuse("max_frames", "a whole number of frames, 2 or more", pc.invert(pc.fill_null(good, True)), column)
-    return [None if value is None else int(value) for value in column.to_pylist()]
-
-
-def _numbers(column: pa.ChunkedArray, name: str, where: _Where) -> pa.ChunkedArray:
-    try:
-        return column.cast(pa.float64(), safe=False)
-    except pa.ArrowInvalid as error:
-        raise ManifestError(f"column {name!r} of {where.file}: expected a number; {error}") from None
 
 
 def _identities(table: pa.Table, n: int) -> list[tuple[tuple[str, str], ...]]:

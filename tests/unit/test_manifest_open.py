@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,40 @@ def test_relative_uris_mean_the_folder_of_the_manifest(tmp_path: Path) -> None:
     for path in (tmp_path / "m" / "x" / "a.parquet", tmp_path / "m" / "x", tmp_path / "m" / "x" / "*.parquet"):
         [row] = rows_of(opened(path))
         assert row.media[0].refs[0].uri == str(tmp_path / "m" / "x" / "img" / "1.png")
+
+
+def test_hidden_folders_are_no_part_of_a_glob_that_does_not_spell_them(tmp_path: Path) -> None:
+    for name in ("a/m.parquet", "a/_temporary/x.parquet", ".y/z.parquet", "a/_kept.parquet"):
+        write_parquet(tmp_path / name, {"id": [name], "text": ["t"]})
+    assert ids_of(tmp_path / "**" / "*.parquet") == ["a/m.parquet"]
+    assert ids_of(tmp_path / "*" / "_*.parquet") == ["a/_kept.parquet"]
+    assert ids_of(tmp_path / "a" / "_temporary" / "*") == ["a/_temporary/x.parquet"]
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "elsewhere" / "b.parquet", {"id": ["b"], "text": ["t"]})
+    write_parquet(tmp_path / "lake" / "a.parquet", {"id": ["a"], "text": ["t"]})
+    (tmp_path / "lake" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "lake" / "link2").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "lake" / "self").symlink_to(".")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "lake")
+    assert ids_of(tmp_path / "lake") == ["a", "b"]
+    assert ids_of(tmp_path / "lake" / "l*k") == ["b", "a"]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(tmp_path / "lake" / "shut" / "a.parquet", {"id": ["a"], "text": ["t"]})
+    write_parquet(tmp_path / "lake" / "b.parquet", {"id": ["b"], "text": ["t"]})
+    scandir = os.scandir
+
+    def guarded(path: Any) -> Any:
+        if str(path).endswith("shut"):  # tests may run as root, whom no mode bits keep out
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(ManifestError, match=r"cannot list the manifest .*PermissionError.*shut"):
+        opened(tmp_path / "lake")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +171,20 @@ def test_long_json_files_are_read_in_chunks(tmp_path: Path, monkeypatch: pytest.
     assert [(row.id, row.texts, row.row) for row in got] == [(str(r["id"]), (r["text"],), r["id"]) for r in rows]
 
 
+def test_bad_json_lines_are_found_by_line_in_later_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.manifest.json_lines._CHUNK_BYTES", 64)
+    good = [f'{{"id": {i}, "text": "{i:08}"}}\n' for i in range(10)]
+    path = write_text(tmp_path / "m.jsonl", "".join(good) + '{"id": 10, "te\n')
+    with pytest.raises(ManifestError) as error:
+        opened(path)
+    found = re.search(r"in row (\d+) \(row 0 is in line (\d+)\)", str(error.value))
+    assert found is not None
+    assert int(found[1]) + int(found[2]) == 11
+    path.write_bytes("".join(good).encode() + b'{"id": 10, "text": "\xff"}\n')
+    with pytest.raises(ManifestError, match="line 11 is no UTF-8"):
+        opened(path)
+
+
 def _schema(**columns: Any) -> Callable[[Path], Path]:
     return lambda folder: write_parquet(folder / "m.parquet", {"id": ["1"], "text": ["t"], **columns})
 
@@ -150,6 +200,19 @@ def _two(first: dict[str, Any], second: dict[str, Any]) -> Callable[[Path], Path
 
 def _text(name: str, text: str) -> Callable[[Path], Path]:
     return lambda folder: write_text(folder / name, text)
+
+
+def _bytes(name: str, data: bytes) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return write
+
+
+def _packed_parquet(folder: Path) -> Path:
+    plain = write_parquet(folder / "m.parquet", {"id": ["1"], "text": ["t"]})
+    return _bytes("m.parquet.gz", gzip.compress(plain.read_bytes()))(folder)
 
 
 def _table(columns: dict[str, Any]) -> Callable[[Path], Path]:
@@ -205,6 +268,10 @@ BAD: list[tuple[Callable[[Path], Path], dict[str, Any], list[str]]] = [
     (_text("m.jsonl", '{"id": 1, "text": "a"\n{"id": 2}\n'), {}, ["cannot read", "m.jsonl"]),
     (_text("m.jsonl", '{"id": 1, "text": "a"}\n{"id": "b"}\n'), {}, ["/id", "number to string"]),
     (_text("m.jsonl", '{"id": "1", "image": {"bytes": "aGk=", "path": null}}\n'), {}, ["column 'image'", "bytes"]),
+    (_text("m.json", '[{"id": 1, "text": "a"}]'), {}, ["m.json", "JSON array", "one object a line"]),
+    (_packed_parquet, {}, ["m.parquet.gz", "compressed as a whole"]),
+    (_bytes("m.csv", "id,text\n1,a\n".encode("utf-16")), {}, ["m.csv", "UTF-16", "expected UTF-8"]),
+    (_bytes("m.jsonl", b'{"id": 1}\n{"id": 2, "text": "\xff"}\n'), {}, ["m.jsonl", "line 2 is no UTF-8"]),
     (_text("m.jsonl", "\n\n"), {}, ["no rows"]),
     (_text("m.jsonl", ""), {}, ["no rows"]),
 ]  # fmt: skip
@@ -227,7 +294,8 @@ BAD_ROWS: list[tuple[Callable[[Path], Path], list[str]]] = [
     (_table({"id": ["a", None, "b", None], "text": list("wxyz")}), ["'id'", "null in 2 rows", "rows 1, 3"]),
     (_text("m.csv", "id,text\n1,a\n,b\n"), ["'id'", "null", "rows 1"]),
     (_text("m.csv", "id,text\n1,a\n2\n"), ["m.csv", "Expected 2 columns, got 1"]),
-    (_text("m.csv", "id,text,fps\n1,a,x\n"), ["'fps'", "a number", "x"]),
+    (_text("m.csv", "id,text,fps\n7,a,1\n8,b,\n9,c,abc\n"), ["'fps'", "a number", "'abc' (id '9', row 2)"]),
+    (_text("m.csv", "id,text,max_frames\n7,a,8\n9,c,x8\n"), ["'max_frames'", "a number", "'x8' (id '9', row 1)"]),
     (_schema(fps=[0.0]), ["'fps'", "0.0 (id '1', row 0)"]),
     (_schema(fps=[-1]), ["'fps'", "-1.0"]),
     (_schema(fps=[float("nan")]), ["'fps'", "nan"]),
@@ -235,7 +303,8 @@ BAD_ROWS: list[tuple[Callable[[Path], Path], list[str]]] = [
     (_schema(max_frames=[1]), ["'max_frames'", "2 or more", "1.0"]),
     (_schema(max_frames=[2.5]), ["'max_frames'", "2.5"]),
     (_schema(max_frames=[2**40]), ["'max_frames'"]),
-    (_schema(id=pa.array([2**63], pa.uint64())), ["cannot read", "m.parquet"]),
+    (_schema(id=pa.array([2**63], pa.uint64())), ["'id'", "m.parquet", "up to 2^63 - 1", f"{2**63} (row 0)"]),
+    (_schema(id=["k" * 10**6], fps=[0.0]), ["'fps'", "kkk…"]),
 ]
 
 
@@ -345,3 +414,25 @@ def test_a_null_id_is_told_the_same_way_from_ids_alone(tmp_path: Path, kind: str
         said.append(str(error.value))
     assert said[0] == said[1]
     assert "near row 1 " in said[0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"key": ["a", None]}, "column 'key' (id)"),
+        ({"key": pa.array([1, 2**63], pa.uint64())}, "column 'key' (id)"),
+        ({"key": ["a", "b"], "rate": [1.0, 0.0]}, "column 'rate' (fps)"),
+        ({"key": ["a", "b"], "most": [2, 1]}, "column 'most' (max_frames)"),
+    ],
+)
+def test_messages_name_renamed_columns_as_the_file_has_them(tmp_path: Path, columns: dict[str, Any], said: str) -> None:
+    path = write_parquet(tmp_path / "m.parquet", {"text": ["t", "u"], **columns})
+    renamed = {role: name for role, name in (("id", "key"), ("fps", "rate"), ("max_frames", "most")) if name in columns}
+    manifest = opened(path, columns=renamed)
+    with pytest.raises(ManifestError) as error:
+        rows_of(manifest)
+    assert f"{said} of {path}" in str(error.value)
+    if "(id)" in said:
+        with pytest.raises(ManifestError) as from_ids:
+            list(manifest.ids())
+        assert str(from_ids.value) == str(error.value)

@@ -47,11 +47,14 @@ def test_every_form_of_media(tmp_path: Path, column: str) -> None:
         ),
         (
             pa.array([["a", None, "b"], [], None]),
-            [[(column, [("a", 0, False)]), (column, [("b", 2, False)])], [], []],
+            [[(column, [("a", 0, False)]), (column, [("", 1, False)]), (column, [("b", 2, False)])], [], []],
         ),
         (
             pa.array([[{"bytes": b"", "path": None}, None, {"bytes": None, "path": "p"}], [None]], pa.list_(HF_IMAGE)),
-            [[(column, [(None, 0, True)]), (column, [("p", 2, False)])], []],
+            [
+                [(column, [(None, 0, True)]), (column, [("", 1, False)]), (column, [("p", 2, False)])],
+                [(column, [("", 0, False)])],
+            ],
         ),
         (
             pa.array([[b"x", b"y"], None], pa.list_(pa.binary(), 2)),
@@ -167,6 +170,9 @@ def test_limit_takes_the_first_rows_over_files(tmp_path: Path) -> None:
         ("/", "a.png", "/a.png"),
         ("/lake", "file:///x/a%20b.png", "/x/a b.png"),
         ("/lake", "file://localhost/x", "/x"),
+        ("/lake", "file:/x/a%20b.png", "/x/a b.png"),
+        ("s3://b/m", "FILE:/x", "/x"),
+        ("/lake", "file:x", "/lake/file:x"),
         ("/lake", "file://host/x", "file://host/x"),
         ("/lake", "s3://b/k%20?#", "s3://b/k%20?#"),
         ("/lake", "a:b.png", "/lake/a:b.png"),

@@ -172,7 +172,7 @@ def test_hostile_ids_go_through(tmp_path: Path) -> None:
 def test_duplicate_ids_are_refused_and_nothing_is_written(config: Config) -> None:
     rewrite(config, [{"id": n % 6, "text": "t"} for n in range(10)])
     no_carry = job_config(config.manifest.path, config.output.path)
-    with pytest.raises(ManifestError, match=r"4 duplicate ids.*'0' \(2 rows\)"):
+    with pytest.raises(ManifestError, match=r"4 duplicate ids.*'0' \(2 rows\) .*m\.jsonl row 0, .*m\.jsonl row 6"):
         planned(no_carry)
     assert open_store(config.output.path).list() == []
 

@@ -1,0 +1,54 @@
+"""The output's folder, seen from the manifest: what lakevec writes there is no list of items.
+
+In: `output.path` as the user wrote it, and files of any store. Out: whether lakevec wrote them there, however either is
+spelled. A manifest may lie in the output's folder too, beside what is written.
+Raises ConfigError for an output that no store can have.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.storage import resolve
+
+__all__ = ["OutputFolder"]
+
+WRITTEN = ("vectors", "rejects", "scores", "changes", "reports", "_log", "_work")
+"""The folders of an output."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFolder:
+    """`root` is how the user wrote it, `path` the one name that its store has for it."""
+
+    root: str
+    path: str
+    protocols: frozenset[str]
+
+    @classmethod
+    def of(cls, root: str, storage_options: Mapping[str, Mapping[str, Any]]) -> OutputFolder:
+        """The folder at `root`, a local path or a URI; it need not exist."""
+        fs, path = resolve(root, storage_options)
+        return cls(root, _one_name(fs, path), _protocols(fs))
+
+    def holds(self, fs: fsspec.AbstractFileSystem, path: str) -> bool:
+        """Whether `path` of `fs` is or lies in a folder that lakevec writes here, local links followed."""
+        if not self.protocols & _protocols(fs):
+            return False
+        name, start = _one_name(fs, path), self.path.rstrip("/") + "/"
+        return name.startswith(start) and name[len(start) :].partition("/")[0] in WRITTEN
+
+
+def _one_name(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    return os.path.realpath(path) if isinstance(fs, LocalFileSystem) else posixpath.normpath(path)
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> frozenset[str]:
+    return frozenset([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol)
