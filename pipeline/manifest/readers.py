@@ -19,6 +19,7 @@ from pipeline.manifest.json_lines import json_batches, json_schema
 from pipeline.manifest.listing import Format, ManifestFile
 from pipeline.manifest.parquet_files import open_parquet, parquet_batches
 from pipeline.storage import resolve
+from pipeline.storage_errors import is_transient
 
 __all__ = ["Options", "opened", "read_batches", "read_schema", "reading"]
 
@@ -78,3 +79,11 @@ def reading(uri: str) -> Iterator[None]:
         raise ManifestError(f"the manifest file {uri} may not be read; check its permissions") from None
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         raise ManifestError(f"cannot read the manifest file {uri}: {scrub(str(error))}") from None
+    except Exception as error:
+        # A store that breaks off raises its driver's own errors, which are no OSError.
+        if not is_transient(error):
+            raise
+        raise ManifestError(
+            f"the store failed while the manifest file {uri} was read: {scrub(f'{type(error).__name__}: {error}')}; "
+            "run again"
+        ) from None

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from pipeline.config import ManifestConfig, VectorSpec
 from pipeline.errors import ManifestError
@@ -436,3 +437,16 @@ def test_messages_name_renamed_columns_as_the_file_has_them(tmp_path: Path, colu
         with pytest.raises(ManifestError) as from_ids:
             list(manifest.ids())
         assert str(from_ids.value) == str(error.value)
+
+
+def test_a_store_that_breaks_off_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = opened(write_parquet(tmp_path / "m.parquet", {"id": ["1"], "text": ["t"]}))
+
+    def broken(*_: object) -> None:
+        raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+
+    monkeypatch.setattr("pipeline.manifest.readers.parquet_batches", broken)
+    with pytest.raises(
+        ManifestError, match=r"m\.parquet was read: EndpointConnectionError.*run again"
+    ):
+        list(manifest.batches())
