@@ -31,8 +31,9 @@ lint: install ## formatting, style, types and dependency direction
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes: the tests of the whole job, which share one Ray head and mostly wait, beside all the others.
 test: lint ## lint, and every test but the slow ones
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadgroup
 
 test-slow: install ## the long suites
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -13,6 +13,13 @@ from tests.fixtures.ray_head import RayHead
 from tests.fixtures.s3_server import S3Server
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (`--dist loadgroup`), keep the tests that share the session's Ray head in one."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """One real S3 server for the session; each test makes its own bucket or folder."""
