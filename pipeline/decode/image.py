@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.decode.fast_resize import resize_fast
 from pipeline.decode.jpeg import decode_jpeg
 from pipeline.decode.native import DAMAGE, translated
 from pipeline.errors import RejectCode, RejectError
@@ -88,10 +89,15 @@ def image_size(picture: Picture) -> tuple[int, int]:
     return picture.shape[0], picture.shape[1]
 
 
-def resize_image(picture: Picture, height_px: int, width_px: int) -> NDArray[np.uint8]:
-    """`picture` as uint8[height_px, width_px, 3], by Pillow's own bicubic: the reference's first resize, to the bit."""
+def resize_image(picture: Picture, height_px: int, width_px: int, *, fast: bool = False) -> NDArray[np.uint8]:
+    """`picture` as uint8[height_px, width_px, 3], by Pillow's own bicubic: the reference's first resize, to the bit.
+
+    With `fast` by `pipeline.decode.fast_resize` instead. Raises ConfigError where that is not installed.
+    """
     if image_size(picture) == (height_px, width_px):
         return np.asarray(picture)
+    if fast:
+        return resize_fast(np.asarray(picture), height_px, width_px)
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     return np.asarray(image.resize((width_px, height_px)))
 
