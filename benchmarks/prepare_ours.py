@@ -21,6 +21,7 @@ from pipeline import budget
 from pipeline.config import FetchConfig, ImageConfig, InputsConfig, RunConfig
 from pipeline.decode.fast_resize import resize_fast
 from pipeline.decode.image import decode_image, resize_image
+from pipeline.decode.memory import keep_freed_memory
 from pipeline.decode.resize import resize_frame
 from pipeline.decode.video import probe_video, read_frames
 from pipeline.fetch import Fetcher
@@ -49,6 +50,7 @@ def comparable(ids: NDArray[np.integer[Any]]) -> bytes:
 
 def our_cells(cells: list[Cell], tokenizer: Path, *, fast: bool) -> dict[str, Work]:
     """A callable a cell; with `fast` under `inputs.image.resize: fast`."""
+    keep_freed_memory()
     inputs = InputsConfig(image=ImageConfig(resize="fast" if fast else "exact"))
     preparer = Preparer(PromptTokenizer(tokenizer), inputs)
     made = {cell.name: _stage(cell, preparer) for cell in cells if cell.name != CLIP}
