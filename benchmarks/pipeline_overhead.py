@@ -49,7 +49,7 @@ from tests.fixtures.tiny_model import build_tiny_model
 TEXT = "The river runs past an old mill where people used to bring grain, and talk about the weather. " * 3
 PICTURES = 24  # different files; items beyond them read the same ones again
 POOL_BLOCK_ITEMS = {"texts": 1 << 20, "images": 32}
-"""Items of one task of the pool, whose windows come back in one pickle: about 64 MiB of pixels, as a window of Ray's."""
+"""Items of one task of the pool, whose windows come back in one pickle: about 64 MiB of pixels, as a window holds."""
 
 POLL_S = 0.2
 WARM_UP_SHARE = 0.2
