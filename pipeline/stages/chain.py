@@ -13,7 +13,6 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from pipeline.config import MIB
 from pipeline.stages.encode import EncodeSettings, EncodeStage
 from pipeline.stages.pools import WRITE_CPUS, Pools
 from pipeline.stages.prepare import PrepareSettings, PrepareStage
@@ -25,10 +24,6 @@ __all__ = ["Chain", "ReceiptStream", "build_chain", "part_items"]
 
 WINDOWS_IN_FLIGHT = 2
 """Windows an encoder holds: one in work, one fetched meanwhile."""
-
-WINDOW_BLOCK_BYTES = MIB
-"""Ray gathers a task's output into blocks of at least so much, 128 MiB by default. There a window would wait for the
-next one, and be copied out of their common block again; this way each is a block of its own once it is packed."""
 
 MAX_PARTS = 20_000
 MIN_PART_ITEMS = 64
@@ -70,7 +65,9 @@ def build_chain(
     """
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = max_errored_blocks
-    context.target_max_block_size = WINDOW_BLOCK_BYTES
+    # Ray gathers a task's output into blocks of 128 MiB by default: there a window would wait for the next one, and be
+    # copied out of their common block again. At half its size each is a block of its own once it is packed.
+    context.target_max_block_size = max(1, chain.prepare.window_bytes // 2)
     pools = chain.pools
     work = ray.data.read_parquet([store.full(path) for path in work_paths], filesystem=store.fs)
     return (
