@@ -129,10 +129,16 @@ class ModelConfig(_Section):
 
 
 class ImageConfig(_Section):
-    """The pixel budget of an image; the defaults are the official embedder's (4 to 1,800 tokens)."""
+    """The pixel budget of an image; the defaults are the official embedder's (4 to 1,800 tokens).
+
+    `resize` is also how pictures of frame lists are resized at first.
+    """
 
     min_pixels: int = Field(default=4 * 1024, ge=1024)
     max_pixels: int = Field(default=1800 * 1024, ge=1024)
+    resize: Literal["exact", "fast"] = Field(
+        default="exact", description="fast: other levels than the reference's, nearly all by one; needs an extra"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> ImageConfig:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pipeline.config import InputsConfig, ModelConfig
 from pipeline.types import MediaKind
@@ -32,11 +33,15 @@ def compute_fingerprint(*, model_identity: str, model: ModelConfig, template_ver
     `model_identity` stands for the checkpoint, its revision included, wherever it lies. Of `model` only `dtype`
     counts: attention kernels, budgets and `deterministic` move a vector by rounding alone.
     """
+    undecisive: dict[str, Any] = dict.fromkeys(_UNDECISIVE_INPUTS, True)
+    if inputs.image.resize == "exact":
+        # What every index holds that was written before there was a choice.
+        undecisive["image"] = {"resize"}
     facts = {
         "model": model_identity,
         "dtype": model.dtype,
         "template": template_version,
-        "inputs": inputs.model_dump(mode="json", exclude=_UNDECISIVE_INPUTS),
+        "inputs": inputs.model_dump(mode="json", exclude=undecisive),
     }
     return _hash(json.dumps(facts, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode("ascii"))
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from pipeline.budget import grid_tokens
 from pipeline.config import InputsConfig
+from pipeline.decode.fast_resize import check_fast_resize
 from pipeline.errors import RejectCode, RejectError
 from pipeline.positions import mrope_positions
 from pipeline.template import compose, in_prompt_order, resolve_instruction, user_text
@@ -25,9 +26,14 @@ CONTENT_HASH_CHARS = 32
 
 
 class Preparer:
-    """Prepares items under one `inputs` config. Imports neither torch nor a decoder of its own."""
+    """Prepares items under one `inputs` config. Imports neither torch nor a decoder of its own.
+
+    Raises ConfigError if the config asks for a resizer that is not installed.
+    """
 
     def __init__(self, tokenizer: PromptTokenizer, inputs: InputsConfig) -> None:
+        if inputs.image.resize == "fast":
+            check_fast_resize()
         self._tokenizer = tokenizer
         self._inputs = inputs
 
@@ -90,10 +96,10 @@ class Preparer:
     def _draft(self, item: LoadedItem, medium: LoadedMedia) -> StillDraft | FileDraft:
         inputs = self._inputs
         if medium.kind is MediaKind.IMAGE:
-            return draft_image(medium.blobs[0], inputs.image, exif=inputs.exif)
+            return draft_image(medium.blobs[0], inputs)
         if medium.kind is MediaKind.FRAMES:
             # A row's fps and max_frames are for files; the reference ignores them for frame lists.
-            return draft_frames(medium.blobs, inputs.video.max_frames, inputs.video.total_pixels, exif=inputs.exif)
+            return draft_frames(medium.blobs, inputs)
         fps, max_frames = self._sampling(item)
         return draft_file(medium.blobs[0], fps, max_frames)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +42,10 @@ _NFC_SHRINK = 4
 """NFC joins at most so many code points into one for the scripts that it joins (Hangul 3, Latin and Greek 4)."""
 
 
+CACHED_PIECES = 256
+"""Instructions and timestamps that recur; rows with instructions of their own push each other out, harmlessly."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A tokenised prompt: `input_ids` int32[n], n ≤ max_length; `truncated` if user text was cut."""
@@ -69,6 +74,8 @@ class PromptTokenizer:
         self._reference.no_truncation()
         self._reference.no_padding()
         self._neutral, self._neutral_ids = _without_special_tokens(self._reference)
+        # The pieces around the user's text are the same in nearly every prompt, and were half the work of a short one.
+        self._fixed = lru_cache(maxsize=CACHED_PIECES)(self._plain)
         self._path = path
         # A byte-level token has one character a byte, and no character of text takes less than a byte.
         self._max_token_chars = max(map(len, self._reference.get_vocab(with_added_tokens=False)))
@@ -146,7 +153,7 @@ class PromptTokenizer:
             if isinstance(piece, Control):
                 parts.append(np.full(piece.count, piece.token_id, np.int32))
             else:
-                parts.append(self._plain(piece.text, control_tokens))
+                parts.append(self._fixed(piece.text, control_tokens))
         return np.concatenate(parts)
 
     def _plain(self, text: str, control_tokens: ControlTokens) -> NDArray[np.int32]:

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import budget
-from pipeline.config import ImageConfig
+from pipeline.config import InputsConfig
 from pipeline.decode.image import decode_image, image_size, resize_image
-from pipeline.decode.resize import resize_frames
+from pipeline.decode.resize import resize_frame
 from pipeline.decode.video import VideoProbe, probe_video, read_frames
 from pipeline.errors import RejectCode, RejectError
 from pipeline.sampling import FrameSample, list_sample, patch_times, sample_video
@@ -99,30 +99,32 @@ def _slot(grid_thw: tuple[int, int, int], times_s: tuple[float, ...] | None) -> 
     return VisualSlot(budget.grid_tokens((1, *grid_thw[1:])), times_s)
 
 
-def draft_image(data: bytes, limits: ImageConfig, *, exif: bool) -> StillDraft:
-    """Decode and resize an image within `limits`."""
-    image = decode_image(data, exif=exif)
+def draft_image(data: bytes, inputs: InputsConfig) -> StillDraft:
+    """Decode and resize an image within the limits of `inputs.image`."""
+    limits = inputs.image
+    image = decode_image(data, exif=inputs.exif)
     height_px, width_px = budget.smart_resize(
         *image_size(image),
         factor=budget.FACTOR_PX,
         min_pixels=limits.min_pixels,
         max_pixels=limits.max_pixels,
     )
-    frames = resize_image(image, height_px, width_px)[np.newaxis]
+    frames = resize_image(image, height_px, width_px, fast=limits.resize == "fast")[np.newaxis]
     return StillDraft(Visual(MediaKind.IMAGE, frames, budget.grid_of(1, height_px, width_px)), None)
 
 
-def draft_frames(blobs: Sequence[bytes], max_frames: int, total_pixels: int, *, exif: bool) -> StillDraft:
+def draft_frames(blobs: Sequence[bytes], inputs: InputsConfig) -> StillDraft:
     """Decode and resize the sampled frames of a list, one at a time; each is resized twice, as by the reference.
 
-    Raises `FRAMES_DIFFER` unless the first resize brings all to one size, and `TOO_FEW_FRAMES` for an empty list.
+    `inputs.image.resize` holds for the first of the two. Raises `FRAMES_DIFFER` unless that brings all to one size,
+    and `TOO_FEW_FRAMES` for an empty list.
     """
-    sample = list_sample(len(blobs), max_frames)
+    sample = list_sample(len(blobs), inputs.video.max_frames)
     wanted, places = np.unique(sample.indices, return_inverse=True)
     first: tuple[int, int] | None = None
     resized: list[NDArray[np.uint8]] = []
     for index in wanted:
-        image = decode_image(blobs[index], exif=exif)
+        image = decode_image(blobs[index], exif=inputs.exif)
         size = budget.frame_list_first_size(*image_size(image))
         if first is not None and size != first:
             raise RejectError(
@@ -130,8 +132,8 @@ def draft_frames(blobs: Sequence[bytes], max_frames: int, total_pixels: int, *, 
                 f"frame {index} resizes to {_wxh(size)}, those before to {_wxh(first)}",
             )
         first = size
-        second = budget.frame_second_size(*size, len(sample.indices), total_pixels)
-        resized.append(resize_frames(resize_image(image, *size)[np.newaxis], *second)[0])
+        second = budget.frame_second_size(*size, len(sample.indices), inputs.video.total_pixels)
+        resized.append(resize_frame(resize_image(image, *size, fast=inputs.image.resize == "fast"), *second))
     frames = np.stack([resized[place] for place in places])
     visual = Visual(MediaKind.FRAMES, frames, budget.grid_of(*frames.shape[:3]))
     return StillDraft(visual, patch_times(sample.timestamps_s))

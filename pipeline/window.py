@@ -92,7 +92,8 @@ def unpack_window(table: pa.Table) -> Window:
     """The inverse of `pack_window`; `table` has exactly one row."""
     if table.num_rows != 1:
         raise AssertionError(f"a window is one row, got {table.num_rows}. This is a bug.")
-    cells: dict[str, Any] = {name: table.column(name)[0] for name in WINDOW_COLUMNS}
+    # Not the pixels: a scalar of them is a copy of them.
+    cells: dict[str, Any] = {name: table.column(name)[0] for name in WINDOW_COLUMNS if name != "pixels"}
     facts = pa.Table.from_struct_array(cells["items"].values)
     rows = np.flatnonzero(facts.column("code").is_null().to_numpy()).astype(np.int64)
     input_ids = cells["input_ids"].values.to_numpy()

@@ -1,8 +1,8 @@
 """Picture bytes into RGB pixels, exactly as the model's reference sees them.
 
-In: the bytes of one image file. Out: a Pillow image in mode RGB, and resized uint8 arrays. Refused: empty files
-(EMPTY_MEDIA), formats outside the list of `pipeline.sniff` (UNSUPPORTED_FORMAT), more pixels than `MAX_IMAGE_PX`
-(IMAGE_TOO_LARGE, from the declared size, before a pixel is decoded), and damage (IMAGE_UNREADABLE).
+In: the bytes of one image file. Out: a `Picture`, and resized uint8 arrays. Refused: empty files (EMPTY_MEDIA), formats
+outside the list of `pipeline.sniff` (UNSUPPORTED_FORMAT), more pixels than `MAX_IMAGE_PX` (IMAGE_TOO_LARGE, from the
+declared size, before a pixel is decoded), and damage (IMAGE_UNREADABLE).
 """
 
 from __future__ import annotations
@@ -16,11 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.decode.fast_resize import resize_fast
+from pipeline.decode.jpeg import decode_jpeg
 from pipeline.decode.native import DAMAGE, translated
 from pipeline.errors import RejectCode, RejectError
 from pipeline.sniff import MediaFormat, sniff
 
-__all__ = ["MAX_IMAGE_PX", "decode_image", "image_size", "resize_image"]
+__all__ = ["MAX_IMAGE_PX", "Picture", "decode_image", "image_size", "resize_image"]
+
+Picture = Image.Image | NDArray[np.uint8]
+"""A decoded picture: a Pillow image in mode RGB, or uint8[h, w, 3] where the decoder gave that at once."""
 
 MAX_IMAGE_PX = 178_956_970
 """Pixels at which Pillow itself refuses by default (twice a quarter of 1 GiB in RGB): what the reference opens is
@@ -51,8 +56,8 @@ _UPRIGHT = {
 """What undoes each EXIF orientation (CIPA DC-008, tag 274); 1 and unknown values are upright."""
 
 
-def decode_image(data: bytes, *, exif: bool) -> Image.Image:
-    """The first frame of `data` in mode RGB, turned upright by its EXIF orientation if `exif`.
+def decode_image(data: bytes, *, exif: bool) -> Picture:
+    """The first frame of `data` in RGB, turned upright by its EXIF orientation if `exif`.
 
     Order: decode, orient, then RGB. RGBA is composited on white and every other mode goes through
     `convert("RGB")`, as the reference does; so LA and palettes with transparency lose their alpha instead. HEIC and
@@ -66,16 +71,34 @@ def decode_image(data: bytes, *, exif: bool) -> Image.Image:
         # Pillow's own notices on odd tags and large sizes would reach a job's log once an item.
         warnings.simplefilter("ignore")
         with translated(RejectCode.IMAGE_UNREADABLE, f"{found} image"):
-            return _to_rgb(_upright(_load(data, found), exif=exif))
+            image = _open(data, found)
+            pixels = decode_jpeg(data, *image_size(image)) if found is MediaFormat.JPEG else None
+            if pixels is None:
+                image.load()
+            # Only now: some formats keep their EXIF behind the pixels.
+            turn = _UPRIGHT.get(_orientation(image)) if exif else None
+            if pixels is not None:
+                return pixels if turn is None else Image.fromarray(pixels).transpose(turn)
+            return _to_rgb(image if turn is None else image.transpose(turn))
 
 
-def image_size(image: Image.Image) -> tuple[int, int]:
-    """(height_px, width_px) of `image`."""
-    return image.height, image.width
+def image_size(picture: Picture) -> tuple[int, int]:
+    """(height_px, width_px) of `picture`."""
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width
+    return picture.shape[0], picture.shape[1]
 
 
-def resize_image(image: Image.Image, height_px: int, width_px: int) -> NDArray[np.uint8]:
-    """`image` as uint8[height_px, width_px, 3], by Pillow's own bicubic: the reference's first resize, to the bit."""
+def resize_image(picture: Picture, height_px: int, width_px: int, *, fast: bool = False) -> NDArray[np.uint8]:
+    """`picture` as uint8[height_px, width_px, 3], by Pillow's own bicubic: the reference's first resize, to the bit.
+
+    With `fast` by `pipeline.decode.fast_resize` instead. Raises ConfigError where that is not installed.
+    """
+    if image_size(picture) == (height_px, width_px):
+        return np.asarray(picture)
+    if fast:
+        return resize_fast(np.asarray(picture), height_px, width_px)
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     return np.asarray(image.resize((width_px, height_px)))
 
 
@@ -100,7 +123,7 @@ def _register_heif() -> bool:
     return True
 
 
-def _load(data: bytes, found: MediaFormat) -> Image.Image:
+def _open(data: bytes, found: MediaFormat) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=[_PILLOW_NAMES[found]])
     except Image.DecompressionBombError as error:
@@ -108,15 +131,7 @@ def _load(data: bytes, found: MediaFormat) -> Image.Image:
     if image.width * image.height > MAX_IMAGE_PX:
         detail = f"{image.width}×{image.height} px is more than {MAX_IMAGE_PX} px in all"
         raise RejectError(RejectCode.IMAGE_TOO_LARGE, detail)
-    image.load()
     return image
-
-
-def _upright(image: Image.Image, *, exif: bool) -> Image.Image:
-    if not exif:
-        return image
-    turn = _UPRIGHT.get(_orientation(image))
-    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:

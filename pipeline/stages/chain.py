@@ -63,7 +63,11 @@ def build_chain(
 
     `block_items`: items of one preparation task. More than `max_errored_blocks` dropped blocks fail the run.
     """
-    ray.data.DataContext.get_current().max_errored_blocks = max_errored_blocks
+    context = ray.data.DataContext.get_current()
+    context.max_errored_blocks = max_errored_blocks
+    # Ray gathers a task's output into blocks of 128 MiB by default: there a window would wait for the next one, and be
+    # copied out of their common block again. At half its size each is a block of its own once it is packed.
+    context.target_max_block_size = max(1, chain.prepare.window_bytes // 2)
     pools = chain.pools
     work = ray.data.read_parquet([store.full(path) for path in work_paths], filesystem=store.fs)
     return (

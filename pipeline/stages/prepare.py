@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 
 from pipeline.checkpoint import resolve_same
 from pipeline.config import InputsConfig, ModelConfig
+from pipeline.decode.memory import keep_freed_memory
 from pipeline.errors import RejectCode, RejectError, scrub
 from pipeline.fetch import Fetcher
 from pipeline.manifest.work import from_work_table
@@ -48,6 +49,7 @@ class PrepareStage:
     """The callable that Ray Data runs in preparation actors."""
 
     def __init__(self, settings: PrepareSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
+        keep_freed_memory()
         checkpoint = resolve_same(settings.model, settings.identity, weights=False)
         self._settings = settings
         self._meter = meter

@@ -79,8 +79,8 @@ def compute(**inputs: Any) -> str:
     "inputs",
     [
         {"instruction": "Find."}, {"max_length": 4096}, {"over_length": "reject"}, {"exif": False},
-        {"control_tokens": "reference"}, {"image": {"max_pixels": 1 << 20}}, {"video": {"fps": 2}},
-        {"video": {"max_frames": 32}}, {"video": {"total_pixels": 1 << 20}},
+        {"control_tokens": "reference"}, {"image": {"max_pixels": 1 << 20}}, {"image": {"resize": "fast"}},
+        {"video": {"fps": 2}}, {"video": {"max_frames": 32}}, {"video": {"total_pixels": 1 << 20}},
     ],
 )  # fmt: skip
 def test_what_decides_vectors_counts(inputs: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ def swapped_axes(patch: pytest.MonkeyPatch) -> None:
 
 
 def bilinear(patch: pytest.MonkeyPatch) -> None:
-    def resize(image: Any, height_px: int, width_px: int) -> np.ndarray:
+    def resize(image: Any, height_px: int, width_px: int, **_: Any) -> np.ndarray:
         return np.asarray(image.resize((width_px, height_px), Image.Resampling.BILINEAR))
 
     patch.setattr(pipeline.visuals, "resize_image", resize)
