@@ -13,7 +13,7 @@ from pipeline.config import Config, ModelConfig
 from pipeline.errors import ConfigError, OwnershipError, scrub
 from pipeline.fingerprint import compute_fingerprint
 from pipeline.index.carried import settled, stored_carry
-from pipeline.index.snapshot import carry_info, kind_info
+from pipeline.index.snapshot import kind_info
 from pipeline.index.state import IndexState
 from pipeline.manifest.manifest import Manifest, open_manifest
 from pipeline.policy import FetchPolicy
@@ -32,7 +32,6 @@ __all__ = [
     "check_reachable",
     "check_same_kind",
     "continue_index",
-    "has_other_columns",
     "new_run_id",
     "open_run",
 ]
@@ -109,11 +108,6 @@ def continue_index(run: Run, state: IndexState) -> Run:
     check_same_kind(run, state)
     carry = settled(run.manifest.carry, stored_carry(run.store, state.live))
     return replace(run, manifest=run.manifest.with_carry(carry))
-
-
-def has_other_columns(run: Run, state: IndexState) -> bool:
-    """Whether the index in `state` has other carried columns than `run`, so that every row is to be rewritten."""
-    return state.snapshot is not None and state.snapshot.info.get("carry") != carry_info(run.manifest.carry)
 
 
 def check_same_kind(run: Run, state: IndexState) -> None:

@@ -33,7 +33,12 @@ class MediaType:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """`kind` without dictionaries, run-end encoding, views and large list offsets, at any depth."""
+    """`kind` without extensions, dictionaries, run-end encoding, views and large list offsets, at any depth.
+
+    Members may be null: a row of another file, or of another night, may lack them.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
     if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
         return plain_type(kind.value_type)
     if pt.is_string_view(kind):
@@ -41,12 +46,18 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if pt.is_binary_view(kind):
         return pa.large_binary()
     if is_list(kind) and not pt.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
+        return pa.list_(_plain_element(kind))
     if pt.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)), kind.list_size)
+        return pa.list_(_plain_element(kind), kind.list_size)
+    if pt.is_map(kind):
+        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
     if pt.is_struct(kind):
-        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+        return pa.struct([pa.field(field.name, plain_type(field.type)) for field in kind])
     return kind
+
+
+def _plain_element(kind: pa.DataType) -> pa.Field:
+    return pa.field("element", plain_type(kind.value_type))  # what Parquet calls it
 
 
 def plain_array(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
