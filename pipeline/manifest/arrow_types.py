@@ -13,7 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-__all__ = ["MediaForm", "MediaType", "is_list", "is_number", "is_text", "media_type", "plain_array", "plain_type"]
+__all__ = [
+    "MediaForm",
+    "MediaType",
+    "has_empty_struct",
+    "is_list",
+    "is_number",
+    "is_text",
+    "media_type",
+    "plain_array",
+    "plain_type",
+]
 
 
 class MediaForm(StrEnum):
@@ -84,6 +94,13 @@ def is_list(kind: pa.DataType) -> bool:
     """Whether a cell of the type is a list of values."""
     checks = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
     return any(check(kind) for check in checks)
+
+
+def has_empty_struct(kind: pa.DataType) -> bool:
+    """Whether the type is, or has at any depth, a struct without members, as `{}` in JSON gives it."""
+    if pt.is_struct(kind) and kind.num_fields == 0:
+        return True
+    return any(has_empty_struct(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def media_type(kind: pa.DataType) -> MediaType | None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Config
+from pipeline.errors import ManifestError
 from pipeline.index.carried import (
     CarriedDigests,
     carried_fields,
@@ -28,6 +29,7 @@ from pipeline.index.snapshot import carry_info
 from pipeline.manifest.manifest import open_manifest
 from pipeline.manifest.work import from_work_table
 from pipeline.plan import Plan, make_plan
+from pipeline.run import check_carry
 from pipeline.storage import Store, open_store
 from tests.fixtures.index_cases import TARGET_BYTES, Kind, Row, part, rows_of
 from tests.fixtures.manifests import job_config, write_jsonl, write_parquet
@@ -247,6 +249,19 @@ def test_no_type_of_a_night_locks_the_next_one_out(tmp_path: Path) -> None:
     ):
         lake.follow(label)
         assert [lake.said["0"], lake.said["1"]] == label.to_pylist()
+
+
+def test_a_night_of_empty_structs_fits_into_the_stored_one(tmp_path: Path) -> None:
+    lake = Lake(tmp_path, ["label"])
+    lake.night(items(a={"x": 1}, b=None))
+    lake.night(items(a={}, b={}))
+    assert lake.said == {"a": {"x": None}, "b": {"x": None}}
+
+
+def test_a_struct_that_never_had_a_member_is_refused() -> None:
+    check_carry([pa.field("fine", pa.struct([("x", INT)]))], "m.jsonl")
+    with pytest.raises(ManifestError, match=r"'meta' \(carry\) of the manifest m\.jsonl is list<.*struct<>>"):
+        check_carry([pa.field("meta", pa.list_(pa.struct([])))], "m.jsonl")
 
 
 def test_extension_types_are_carried_as_what_they_store(tmp_path: Path) -> None:
