@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 
 from pipeline.config import MIB, Config
 from pipeline.errors import ExitCode, LakevecError, scrub
+from pipeline.index.carried import has_other_columns
 from pipeline.index.claim import Claim
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.log import Log
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import Progress, Status
 from pipeline.provenance import table_metadata
-from pipeline.run import Run, check_same_kind, continue_index, has_other_columns, new_run_id, open_run
+from pipeline.run import Run, check_same_kind, continue_index, new_run_id, open_run
 from pipeline.stages.chain import Chain, part_items
 from pipeline.stages.committer import Committer
 from pipeline.stages.encode import EncodeSettings
@@ -112,7 +113,7 @@ def _bring_up_to_date(
         run.run_id, counts.items, counts.new, counts.changed, counts.carried, counts.unchanged, counts.deleted,
         counts.retryable, counts.resumed, counts.to_do,
     )  # fmt: skip
-    to_rewrite = counts.carried or has_other_columns(run, claim.state)
+    to_rewrite = counts.carried or has_other_columns(run.store, claim.state.live, plan.carry)
     if claim.state.snapshot and not (counts.to_do or counts.deleted or counts.resumed or to_rewrite):
         return claim.state.live
     with ray_session(run.config.resources) as cluster:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.checkpoint import Checkpoint, resolve_checkpoint
 from pipeline.config import Config, ModelConfig
-from pipeline.errors import ConfigError, OwnershipError, scrub
+from pipeline.errors import ConfigError, ManifestError, OwnershipError, scrub
 from pipeline.fingerprint import compute_fingerprint
 from pipeline.index.carried import settled, stored_carry
-from pipeline.index.snapshot import carry_info, kind_info
+from pipeline.index.snapshot import kind_info
 from pipeline.index.state import IndexState
+from pipeline.manifest.arrow_types import has_empty_struct
 from pipeline.manifest.manifest import Manifest, open_manifest
 from pipeline.policy import FetchPolicy
 from pipeline.quantize import check_specs
@@ -29,10 +33,10 @@ REACH_DEADLINE_S = 10.0
 
 __all__ = [
     "Run",
+    "check_carry",
     "check_reachable",
     "check_same_kind",
     "continue_index",
-    "has_other_columns",
     "new_run_id",
     "open_run",
 ]
@@ -104,16 +108,23 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
 def continue_index(run: Run, state: IndexState) -> Run:
     """`run`, its carried columns of types that continue those of the index in `state`.
 
-    Raises OwnershipError if the index holds vectors of another kind, see `check_same_kind`.
+    Raises OwnershipError if the index holds vectors of another kind, see `check_same_kind`, and ManifestError for a
+    carried column of which neither has a type that Parquet can hold.
     """
     check_same_kind(run, state)
     carry = settled(run.manifest.carry, stored_carry(run.store, state.live))
+    check_carry(carry, run.manifest.path)
     return replace(run, manifest=run.manifest.with_carry(carry))
 
 
-def has_other_columns(run: Run, state: IndexState) -> bool:
-    """Whether the index in `state` has other carried columns than `run`, so that every row is to be rewritten."""
-    return state.snapshot is not None and state.snapshot.info.get("carry") != carry_info(run.manifest.carry)
+def check_carry(carry: Sequence[pa.Field], manifest: str) -> None:
+    """Raise ManifestError for a carried column of `manifest` whose type Parquet cannot hold."""
+    for field in carry:
+        if has_empty_struct(field.type):
+            raise ManifestError(
+                f"column {field.name!r} (carry) of the manifest {manifest} is {field.type}: Parquet cannot hold a "
+                "struct without members; give one of its rows a member, or leave the column out of manifest.carry"
+            )
 
 
 def check_same_kind(run: Run, state: IndexState) -> None:

@@ -16,9 +16,18 @@ import pyarrow.types as pt
 
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.parquet import open_parquet
+from pipeline.index.widening import common_type
 from pipeline.storage import Store
 
-__all__ = ["CarriedDigests", "carried_fields", "settled", "stored_carry", "taken_over", "takes_over"]
+__all__ = [
+    "CarriedDigests",
+    "carried_fields",
+    "has_other_columns",
+    "settled",
+    "stored_carry",
+    "taken_over",
+    "takes_over",
+]
 
 _LAST_OWN = "content_hash"
 """The carried columns of the vectors table stand behind this one."""
@@ -42,6 +51,11 @@ def stored_carry(store: Store, live: Sequence[FileEntry]) -> tuple[pa.Field, ...
     return ()
 
 
+def has_other_columns(store: Store, live: Sequence[FileEntry], carry: Sequence[pa.Field]) -> bool:
+    """Whether a live set has vectors, and with other carried columns than `carry`, so that every row is rewritten."""
+    return any(entry.table == Table.VECTORS for entry in live) and stored_carry(store, live) != tuple(carry)
+
+
 def settled(found: Sequence[pa.Field], stored: Sequence[pa.Field]) -> tuple[pa.Field, ...]:
     """The types to store: those of `found` (the manifest now, null where it has no value), widened by `stored`.
 
@@ -58,29 +72,13 @@ def _settled_type(found: pa.DataType, stored: pa.DataType | None) -> pa.DataType
     if stored is None:
         # Nothing is known of it yet. Strings at least have a place in every reader; a null column has none.
         return pa.string() if pt.is_null(found) else found
-    return _both(stored, found) or found
-
-
-def _both(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    schemas = [pa.schema([pa.field("c", kind)]) for kind in (one, other)]
-    try:
-        return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except pa.ArrowException:
-        return None
+    return common_type(stored, found) or found
 
 
 def takes_over(stored: pa.DataType, wanted: pa.DataType) -> bool:
     """Whether values of type `stored` go into a column of type `wanted`. Judged by the types alone, so that planning
     and merging, which see rows in different batches, always agree."""
-    if stored == wanted:
-        return True
-    if _both(stored, wanted) != wanted:
-        return False
-    try:
-        pa.array([], stored).cast(wanted)
-    except pa.ArrowException:
-        return False
-    return True
+    return bool(stored == wanted or common_type(stored, wanted) == wanted)
 
 
 def taken_over(rows: pa.RecordBatch, field: pa.Field) -> pa.Array:
@@ -114,7 +112,7 @@ class CarriedDigests:
         """uint64, a digest a row of `rows`, which may have other columns too; null if nothing is carried."""
         if not self._fields:
             return pa.nulls(rows.num_rows, pa.uint64())
-        columns = {f"c{n}": taken_over(rows, field) for n, field in enumerate(self._fields)}
+        columns = {f"c{n}": _untimed(taken_over(rows, field)) for n, field in enumerate(self._fields)}
         if self._is_plain:
             return self._hashed(pa.table(columns))
         return pa.array(_hashed_slowly(list(columns.values())), pa.uint64())
@@ -129,6 +127,24 @@ class CarriedDigests:
             names = ", ".join(table.column_names)
             hashed = db.sql(f"SELECT hash({names}) AS digest FROM rows").to_arrow_table()  # noqa: S608 - our names
         return hashed.column("digest").combine_chunks()
+
+
+def _untimed(values: pa.Array) -> pa.Array:
+    # Times as the integers that they are: neither DuckDB nor Python has all of Arrow's years and nanoseconds.
+    kind = _untimed_type(values.type)
+    return values if kind == values.type else values.view(kind)
+
+
+def _untimed_type(kind: pa.DataType) -> pa.DataType:
+    if pt.is_temporal(kind):
+        return pa.int32() if kind.bit_width == pa.int32().bit_width else pa.int64()
+    if pt.is_struct(kind):
+        return pa.struct([field.with_type(_untimed_type(field.type)) for field in kind])
+    if pt.is_map(kind):
+        return pa.map_(_untimed_type(kind.key_type), _untimed_type(kind.item_type))
+    if pt.is_fixed_size_list(kind):
+        return pa.list_(_untimed_type(kind.value_type), kind.list_size)
+    return pa.list_(_untimed_type(kind.value_type)) if pt.is_list(kind) else kind
 
 
 def _is_strange(kind: pa.DataType) -> bool:

@@ -17,6 +17,7 @@ from pipeline.index.claim import Claim
 from pipeline.index.commits import Commit, CommitKind, FileEntry, Table
 from pipeline.index.merge import MergePlan
 from pipeline.index.winners import Census
+from pipeline.manifest.arrow_types import plain_type
 
 __all__ = ["carry_info", "commit_snapshot", "kind_info", "require_complete", "spec_info"]
 
@@ -32,8 +33,11 @@ def kind_info(specs: Sequence[VectorSpec], hidden_dim: int, id_type: pa.DataType
 
 
 def carry_info(carry: Sequence[pa.Field]) -> list[list[str]]:
-    """The carried columns as snapshots record them: name and type of each, in the table's order."""
-    return [[field.name, str(field.type)] for field in carry]
+    """The carried columns as snapshots record them: name and type of each, in the table's order.
+
+    Plain types: Arrow counts types as equal that only call members of lists and maps differently, their texts do not.
+    """
+    return [[field.name, str(plain_type(field.type))] for field in carry]
 
 
 def require_complete(census: Census) -> None:

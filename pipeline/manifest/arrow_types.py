@@ -13,7 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-__all__ = ["MediaForm", "MediaType", "is_list", "is_number", "is_text", "media_type", "plain_array", "plain_type"]
+__all__ = [
+    "MediaForm",
+    "MediaType",
+    "has_empty_struct",
+    "is_list",
+    "is_number",
+    "is_text",
+    "media_type",
+    "plain_array",
+    "plain_type",
+]
 
 
 class MediaForm(StrEnum):
@@ -33,7 +43,12 @@ class MediaType:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """`kind` without dictionaries, run-end encoding, views and large list offsets, at any depth."""
+    """`kind` without extensions, dictionaries, run-end encoding, views and large list offsets, at any depth.
+
+    Members may be null: a row of another file, or of another night, may lack them.
+    """
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
     if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
         return plain_type(kind.value_type)
     if pt.is_string_view(kind):
@@ -41,12 +56,18 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if pt.is_binary_view(kind):
         return pa.large_binary()
     if is_list(kind) and not pt.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)))
+        return pa.list_(_plain_element(kind))
     if pt.is_fixed_size_list(kind):
-        return pa.list_(kind.value_field.with_type(plain_type(kind.value_type)), kind.list_size)
+        return pa.list_(_plain_element(kind), kind.list_size)
+    if pt.is_map(kind):
+        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
     if pt.is_struct(kind):
-        return pa.struct([field.with_type(plain_type(field.type)) for field in kind])
+        return pa.struct([pa.field(field.name, plain_type(field.type)) for field in kind])
     return kind
+
+
+def _plain_element(kind: pa.DataType) -> pa.Field:
+    return pa.field("element", plain_type(kind.value_type))  # what Parquet calls it
 
 
 def plain_array(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
@@ -73,6 +94,13 @@ def is_list(kind: pa.DataType) -> bool:
     """Whether a cell of the type is a list of values."""
     checks = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view, pt.is_large_list_view)
     return any(check(kind) for check in checks)
+
+
+def has_empty_struct(kind: pa.DataType) -> bool:
+    """Whether the type is, or has at any depth, a struct without members, as `{}` in JSON gives it."""
+    if pt.is_struct(kind) and kind.num_fields == 0:
+        return True
+    return any(has_empty_struct(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def media_type(kind: pa.DataType) -> MediaType | None:

@@ -154,10 +154,6 @@ def _carried_field(name: str, schemas: Mapping[str, pa.Schema]) -> pa.Field:
         if name not in schema.names:
             continue
         field = pa.field(name, plain_type(schema.field(name).type))
-        if _has_empty_struct(field.type):
-            raise ManifestError(
-                f"column {name!r} (carry) is {field.type} in {uri}: Parquet cannot hold an empty struct"
-            )
         try:
             both = pa.unify_schemas([pa.schema([merged]), pa.schema([field])], promote_options="permissive")
         except pa.ArrowException:
@@ -174,9 +170,3 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     # `image_id` shares too few letters with `id` for a ratio, and is what was meant all the same.
     close = close or [other for other in folded if name.casefold() in other][:1]
     return f"; did you mean {folded[close[0]]!r}?" if close else f"; it has {', '.join(map(repr, names))}"
-
-
-def _has_empty_struct(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind) and kind.num_fields == 0:
-        return True
-    return any(_has_empty_struct(kind.field(i).type) for i in range(kind.num_fields))

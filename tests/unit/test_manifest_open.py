@@ -446,7 +446,5 @@ def test_a_store_that_breaks_off_is_told_with_the_file(tmp_path: Path, monkeypat
         raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
 
     monkeypatch.setattr("pipeline.manifest.readers.parquet_batches", broken)
-    with pytest.raises(
-        ManifestError, match=r"m\.parquet was read: EndpointConnectionError.*run again"
-    ):
+    with pytest.raises(ManifestError, match=r"m\.parquet was read: EndpointConnectionError.*run again"):
         list(manifest.batches())

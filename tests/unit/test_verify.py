@@ -195,3 +195,14 @@ def test_a_hole_in_the_log_is_seen(local: Store) -> None:
 def test_a_damaged_commit_is_seen(local: Store) -> None:
     local.put(commit_path(Log(local).head()), b"{}")
     assert _rules(local) == {"log"}
+
+
+def test_a_snapshot_of_an_earlier_version_may_call_the_members_of_lists_item(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "lists"))
+    finish_run(store, "r1", ITEMS, [ROWS], kind=Kind(carry=[pa.field("label", pa.list_(pa.string()))]))
+    info = _snapshot(store).info
+    assert info["carry"] == [["label", "list<element: string>"]]
+    _recommit(store, info=info | {"carry": [["label", "list<item: string>"]]})
+    assert verify(store) == []
+    _recommit(store, info=info | {"carry": [["label", "list<item: int64>"]]})
+    assert _rules(store) == {"schema"}
