@@ -16,8 +16,8 @@ import pyarrow.types as pt
 
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.parquet import open_parquet
-from pipeline.index.widening import common_type
 from pipeline.storage import Store
+from pipeline.widening import common_type
 
 __all__ = [
     "CarriedDigests",

@@ -18,6 +18,7 @@ from pipeline.errors import ManifestError
 from pipeline.manifest.arrow_types import is_list, is_number, is_text, media_type, plain_type
 from pipeline.manifest.naming import column_name
 from pipeline.schema import vectors_schema
+from pipeline.widening import common_type
 
 __all__ = ["CONTENT_ROLES", "IDENTITY_ROLES", "MEDIA_ROLES", "Columns", "match_columns"]
 
@@ -147,21 +148,20 @@ def _carried(
 
 
 def _carried_field(name: str, schemas: Mapping[str, pa.Schema]) -> pa.Field:
-    merged, first = pa.field(name, pa.null()), ""
+    merged, first = pa.null(), ""
     for uri, schema in schemas.items():
         if schema.names.count(name) > 1:
             raise ManifestError(f"{uri} has {schema.names.count(name)} columns {name!r}; expected one")
         if name not in schema.names:
             continue
-        field = pa.field(name, plain_type(schema.field(name).type))
-        try:
-            both = pa.unify_schemas([pa.schema([merged]), pa.schema([field])], promote_options="permissive")
-        except pa.ArrowException:
+        found = plain_type(schema.field(name).type)
+        both = common_type(merged, found)
+        if both is None:
             raise ManifestError(
-                f"column {name!r} (carry) is {field.type} in {uri} and {merged.type} in {first}; expected one type"
-            ) from None
-        merged, first = both.field(0), first or uri
-    return pa.field(name, merged.type)
+                f"column {name!r} (carry) is {found} in {uri} and {merged} in {first}; expected one type"
+            )
+        merged, first = both, first or uri
+    return pa.field(name, merged)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.index.widening import common_type
 from pipeline.manifest.arrow_types import plain_array
+from pipeline.widening import common_type
 
 WORST: list[tuple[pa.DataType, Any]] = [
     (pa.int64(), 2**63 - 1),
