@@ -109,7 +109,7 @@ class PackedModel:
         cos, sin = self._language.rotary_emb(states[None], positions[:, None])
         # Either half of a head turns by the same angles; the stock tensor has them twice.
         half = cos.shape[-1] // 2
-        return cos[0, :, None, :half], sin[0, :, None, :half]
+        return cos[0, :, None, :half].contiguous(), sin[0, :, None, :half].contiguous()
 
     def _features(self, batch: PackedBatch, store: FeatureStore, keep: Collection[int]) -> list[Tensor]:
         """Of each level, what every visual token of the batch shows: [V, hidden_dim]; nothing without any."""

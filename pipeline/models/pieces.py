@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import Parameter, functional
 
 __all__ = ["Pieces", "fused_pieces", "stock_pieces"]
 
@@ -70,7 +70,6 @@ def fused_pieces(
     return fused
 
 
-@torch.inference_mode()
 def _warm(
     pieces: Pieces,
     device: torch.device,
@@ -79,22 +78,31 @@ def _warm(
     heads: tuple[int, int],
     vision: tuple[int, int],
 ) -> None:
-    def rows(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
+    # Laid out as in a forward, for a compiled piece is bound to strides: weights are parameters, and the vision tower's
+    # heads are views of what holds queries, keys and values together.
+    text, picture = _rows(device, dtype, *heads), _rows(device, dtype, 3, *vision)[:, 0]
+    torch._dynamo.mark_dynamic(picture, 0)
+    x, eps = _rows(device, dtype, hidden), 1e-6
+    wide, narrow = _weight(hidden, device, dtype), _weight(heads[1], device, dtype)
+    turns = [_rows(device, dtype, 1, heads[1] // 2) for _ in range(2)]
+    vision_turns = [_rows(device, torch.float32, 1, vision[1] // 2) for _ in range(2)]
+    with torch.inference_mode():
+        pieces.norm(x, wide, eps)
+        pieces.add_norm(x, _rows(device, dtype, hidden), wide, eps)
+        pieces.norm_rope(text, narrow, eps, *turns)
+        pieces.swiglu(x, _rows(device, dtype, hidden))
+        pieces.vision_rope(picture, *vision_turns)
+
+
+def _rows(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
+    with torch.inference_mode():
         made = torch.ones(WARM_ROWS, *shape, device=device, dtype=dtype)
-        torch._dynamo.mark_dynamic(made, 0)
-        return made
+    torch._dynamo.mark_dynamic(made, 0)
+    return made
 
-    def weight(width: int) -> Tensor:
-        return torch.ones(width, device=device, dtype=dtype)
 
-    eps = 1e-6
-    pieces.norm(rows(hidden), weight(hidden), eps)
-    pieces.add_norm(rows(hidden), rows(hidden), weight(hidden), eps)
-    half = heads[1] // 2
-    pieces.norm_rope(rows(*heads), weight(heads[1]), eps, rows(1, half), rows(1, half))
-    pieces.swiglu(rows(hidden), rows(hidden))
-    half = vision[1] // 2
-    pieces.vision_rope(rows(*vision), rows(1, half, dtype=torch.float32), rows(1, half, dtype=torch.float32))
+def _weight(width: int, device: torch.device, dtype: torch.dtype) -> Parameter:
+    return Parameter(torch.ones(width, device=device, dtype=dtype), requires_grad=False)
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

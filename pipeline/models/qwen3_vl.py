@@ -23,7 +23,7 @@ from pipeline.models.attention import choose_attention
 from pipeline.models.batch import Sender
 from pipeline.models.blocks import blocks_of
 from pipeline.models.collate import VisionShape, collate
-from pipeline.models.devices import free_bytes, pick_device
+from pipeline.models.devices import free_bytes, keep_freed_memory, pick_device
 from pipeline.models.encoder import Encoded
 from pipeline.models.loading import load_stock
 from pipeline.models.memory import CPU_BUDGET, find_budget
@@ -76,6 +76,8 @@ class Qwen3VLEncoder:
         if not isinstance(stock.visual.patch_embed, LinearPatchEmbed):
             stock.visual.patch_embed = LinearPatchEmbed(stock.visual.patch_embed.proj)
         self._stock = stock
+        if next(stock.parameters()).device.type == "cpu":
+            keep_freed_memory()
         self._deterministic = options.deterministic
         self._device = next(stock.parameters()).device
         self._dtype = next(stock.parameters()).dtype
