@@ -15,8 +15,9 @@ from pipeline.packing import Budget
 
 __all__ = ["CPU_BUDGET", "GPU_TOKENS", "find_budget"]
 
-CPU_BUDGET = Budget.of_tokens(1_024)
-"""On a CPU a larger batch is no faster, for there are no kernel launches to hide, and only takes memory."""
+CPU_BUDGET = Budget(tokens=2_048, patches=2_048)
+"""On a CPU a larger batch is no faster, for there are no kernel launches to hide, and its tensors outgrow what the C
+library reuses: 2,048 patches' queries, keys and values take 25 MB (see `rows`)."""
 
 GPU_TOKENS = 16_384
 """From here on a forward of the 2B model takes about 80 ms on a current GPU (calculated): launches are hidden."""

@@ -17,7 +17,7 @@ from torch.nn import Parameter, functional
 
 __all__ = ["Pieces", "fused_pieces", "stock_pieces"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("lakevec")
 
 WARM_ROWS = 64
 """Rows of the tensors that compile a piece; they are marked dynamic, and any number but 0 and 1 does."""

@@ -23,7 +23,7 @@ class Results:
     def take(self, indices: Sequence[int], pooled: Tensor) -> None:
         """Start copying `pooled` [len(indices), width] of the items `indices`; returns at once."""
         start = len(self._order)
-        self._rows[start : start + len(indices)].copy_(pooled, non_blocking=True)
+        self._rows[start : start + len(indices)].copy_(pooled.float(), non_blocking=True)
         self._order += indices
 
     def mark(self) -> torch.cuda.Event | None:

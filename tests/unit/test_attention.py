@@ -94,8 +94,29 @@ def test_a_gpu_gets_the_first_kernel_that_it_can_run(
         monkeypatch.setattr(module, name, lambda name=name: (lambda q, k: None) if name in there else None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    monkeypatch.setattr(module, "_works", lambda *args: True)
     assert choose_attention("auto", torch.device("cuda", 0), torch.bfloat16)[0] == chosen
     assert choose_attention("auto", torch.device("cuda", 0), torch.float32)[0] == "sdpa"
+
+
+def test_a_kernel_is_tried_before_it_is_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    exact = choose_attention("sdpa", CPU, torch.bfloat16)[1]
+
+    def ungrouped(q: torch.Tensor, k: torch.Tensor, *rest: Any, causal: bool) -> torch.Tensor:
+        if q.shape[1] != k.shape[1]:
+            raise ValueError("as many heads, please\nand so on")
+        return exact(q, k, *rest, causal=causal)
+
+    def unmasked(*args: Any, causal: bool) -> torch.Tensor:
+        return exact(*args, causal=False)
+
+    assert module._works(exact, "exact", CPU, torch.bfloat16)
+    assert not module._works(ungrouped, "ungrouped", CPU, torch.bfloat16)
+    assert not module._works(unmasked, "unmasked", CPU, torch.bfloat16)
+    assert [record.getMessage() for record in caplog.records] == [
+        "attention ungrouped does not run here (as many heads, please); trying the next",
+        "attention unmasked gives other values than sdpa; trying the next",
+    ]
 
 
 def test_a_named_kernel_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,7 +197,7 @@ def test_eager_attention_agrees_with_sdpa(encoder: Qwen3VLEncoder) -> None:
 
 
 def test_an_encoder_says_what_it_is(encoder: Qwen3VLEncoder) -> None:
-    assert (encoder.hidden_dim, encoder.device, encoder.dtype, encoder.token_budget) == (64, "cpu", "float32", 1024)
+    assert (encoder.hidden_dim, encoder.device, encoder.dtype, encoder.token_budget) == (64, "cpu", "float32", 2048)
     assert load(token_budget=77).token_budget == 77
 
 
