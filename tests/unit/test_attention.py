@@ -9,7 +9,8 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.models import attention as module
-from pipeline.models.attention import Attention, FlexAttention, choose_attention, varlen_options
+from pipeline.models.attention import Attention, choose_attention, varlen_options
+from pipeline.models.flex_attention import FlexAttention
 from pipeline.models.segments import Segments, cu_seqlens, segments_of
 
 CPU = torch.device("cpu")
