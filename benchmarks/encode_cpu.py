@@ -2,9 +2,9 @@
 
     python -m benchmarks.encode_cpu --out encode_cpu.json
 
-True widths of the 2B model, few layers, random weights; all arms share them. Ours computes every token of the last
-layer too (its shortcut saves 3 % of a whole model, but would be a third of two layers). sentence-transformers is an
-extra: `pip install -e '.[bench]'`; without it its arms are left out.
+True widths of the 2B model, one layer of either tower (all layers cost the same), random weights; all arms share them.
+Ours computes every token of the last layer too: its shortcut saves 3 % of a whole model, but most of a single layer.
+sentence-transformers is an extra: `pip install -e '.[bench]'`; without it its arms are left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.types import Prepared
 
 
 def sets(scale: float) -> dict[str, list[Prepared]]:
-    """The items of each cell; `scale` 1 is about five minutes on two cores."""
+    """The items of each cell; `scale` 1 is a few minutes on two quiet cores."""
     n = max(1, round(8 * scale))
     return {
         "skewed texts": skewed_texts(6 * n, 60),
@@ -40,8 +40,8 @@ def sets(scale: float) -> dict[str, list[Prepared]]:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", help="where the JSON goes")
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--vision-layers", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--vision-layers", type=int, default=1)
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1, help="each is one run there and one back of every arm")

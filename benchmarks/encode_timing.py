@@ -20,6 +20,9 @@ from pipeline.types import Prepared
 
 __all__ = ["compare", "machine", "print_rows", "write_json"]
 
+WARM_ITEMS = 4
+"""Enough to touch every weight once."""
+
 
 def compare(
     arms: Sequence[Arm], items: Sequence[Prepared], *, rounds: int, wait: Callable[[], None] = lambda: None
@@ -30,14 +33,17 @@ def compare(
     with ours, the worst of all items; `apart` is how far our vectors of neighbouring items differ at least, for a
     comparison of vectors that are all alike would say nothing. Items in and vectors out must count the same.
     """
-    vectors = {arm.name: _checked(arm, items) for arm in arms}
+    vectors: dict[str, Vectors] = {}
+    for arm in arms:
+        arm.run(items[:WARM_ITEMS])
     seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
     for arm in [arm for _ in range(rounds) for arm in (*arms, *reversed(arms))]:
         wait()
         started = time.perf_counter()
-        arm.run(items)
+        made = arm.run(items)
         wait()
         seconds[arm.name].append(time.perf_counter() - started)
+        vectors[arm.name] = _checked(arm.name, made, len(items))
     ours, medians = vectors[arms[0].name], {name: median(each) for name, each in seconds.items()}
     return {
         "items": len(items),
@@ -86,9 +92,8 @@ def write_json(path: str | None, document: dict[str, Any]) -> None:
         Path(path).write_text(json.dumps(document, indent=2))
 
 
-def _checked(arm: Arm, items: Sequence[Prepared]) -> Vectors:
-    vectors = arm.run(items)
-    assert len(vectors) == len(items), f"{arm.name}: {len(items)} items in, {len(vectors)} out"
-    assert np.isfinite(vectors).all(), f"{arm.name}: a vector is not finite"
+def _checked(name: str, vectors: Vectors, n_items: int) -> Vectors:
+    assert len(vectors) == n_items, f"{name}: {n_items} items in, {len(vectors)} out"
+    assert np.isfinite(vectors).all(), f"{name}: a vector is not finite"
     unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit

@@ -93,7 +93,7 @@ class PackedModel:
         mixed = self._attention(q, k, v, of_q, batch.segments, causal=not short)
         norm = layer.post_attention_layernorm
         states, x = self._pieces.add_norm(states, attn.o_proj(mixed.flatten(1)), norm.weight, norm.variance_epsilon)
-        return states, by_rows(partial(self._mlp, layer.mlp), x)
+        return states, by_rows(partial(self._mlp, layer.mlp), x, layer.mlp.gate_proj.out_features)
 
     def _mlp(self, mlp: Any, x: Tensor) -> Tensor:  # noqa: ANN401 - a stock MLP
         out: Tensor = mlp.down_proj(self._pieces.swiglu(mlp.gate_proj(x), mlp.up_proj(x)))

@@ -9,15 +9,17 @@ from torch import Tensor
 
 __all__ = ["by_rows"]
 
-CPU_SLAB_ROWS = 640
-"""A product of 320 rows or more runs at nearly a CPU's full rate (measured: 156 GFLOP/s at 256 rows, 173 at 512 and
-above), and the 8B model's 640 × 12,288 float32 values stay below the 32 MiB from where the C library maps fresh pages
-for every tensor: `silu(gate) * up` of 2,048 × 6,144 took 117 ms so, and 6 in place."""
+CPU_SLAB_BYTES = 30 << 20
+"""Just below the 32 MiB from where the C library maps fresh pages for every tensor: `silu(gate) * up` of 2,048 × 6,144
+float32 values took 117 ms so, and 6 in place. Products of the rows that fit (1,280 at 2B) run at a CPU's full rate."""
 
 
-def by_rows(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """`layer(x)` for a `layer` of rows [n, width] to rows of that width; on a CPU slab by slab, written over `x`."""
-    slabs = -(-len(x) // CPU_SLAB_ROWS)
+def by_rows(layer: Callable[[Tensor], Tensor], x: Tensor, widest: int) -> Tensor:
+    """`layer(x)` for a `layer` of rows [n, width] to rows of that width, with `widest` values a row in between.
+
+    On a CPU slab by slab, and written over `x`.
+    """
+    slabs = -(-len(x) * widest * x.element_size() // CPU_SLAB_BYTES)
     if x.device.type != "cpu" or slabs <= 1:
         return layer(x)
     # Even slabs: a few rows left over would cost a product as much as hundreds.

@@ -38,7 +38,7 @@ class PackedVision:
         for number, block in enumerate(self._stock.blocks):
             attended = self._attended(block.attn, block.norm1(states), pictures.segments, cos, sin)
             states = states.add_(attended)
-            states = states.add_(by_rows(block.mlp, block.norm2(states)))
+            states = states.add_(by_rows(block.mlp, block.norm2(states), block.mlp.linear_fc1.out_features))
             if number in taps:
                 level = taps.index(number)
                 added[level] = self._stock.deepstack_merger_list[level](states)
