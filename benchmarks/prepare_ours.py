@@ -21,10 +21,10 @@ from pipeline import budget
 from pipeline.config import FetchConfig, ImageConfig, InputsConfig, RunConfig
 from pipeline.decode.fast_resize import resize_fast
 from pipeline.decode.image import decode_image, resize_image
-from pipeline.decode.memory import keep_freed_memory
 from pipeline.decode.resize import resize_frame
 from pipeline.decode.video import probe_video, read_frames
 from pipeline.fetch import Fetcher
+from pipeline.heap import keep_freed_memory
 from pipeline.manifest.work import from_work_table, to_work_table
 from pipeline.policy import FetchPolicy
 from pipeline.prepare import Preparer, content_hash

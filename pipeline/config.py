@@ -121,11 +121,18 @@ class ModelConfig(_Section):
     path: str = Field(description="a local folder, a Hugging Face id, or modelscope:<id>")
     revision: str | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    attention: Literal["auto", "varlen", "flash_attention_2", "flex", "sdpa", "eager"] = Field(
+        default="auto",
+        description="auto: the fastest that is there. On a GPU in 16 bits: varlen (in torch), flash_attention_2 (the "
+        "package flash-attn), flex (torch, compiled). Anywhere, exact, one call a length: sdpa, eager",
+    )
     token_budget: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        default="auto", description="tokens, padding included, of one forward"
+        default="auto", description="tokens of one forward; auto: found on the card at start-up"
     )
     deterministic: bool = Field(default=False, description="one item a forward: the same bits in any company")
+    strict_rounding: bool = Field(
+        default=False, description="round where the stock modules round: no fused kernels on a GPU, slower"
+    )
 
 
 class ImageConfig(_Section):

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from pipeline.checkpoint import Checkpoint, resolve_checkpoint
 from pipeline.config import FetchConfig, InputsConfig, ModelConfig, VectorSpec
-from pipeline.errors import ConfigError, LakevecError, RejectCode
+from pipeline.errors import NON_FINITE_DETAIL, ConfigError, LakevecError, RejectCode, scrub
 from pipeline.models.encoder import Encoder
 from pipeline.official import OfficialItem, parse_item
 from pipeline.policy import FetchPolicy
@@ -138,8 +138,13 @@ class Embedder:
         unit = quantize(encoded.vectors, [self._spec])
         vectors[start : start + len(slab)] = unit.columns[self._spec.name]
         for index in (start + np.flatnonzero(~unit.ok)).tolist():
-            detail = "the encoder's output has NaN, infinity or zero norm"
-            failures[index] = Reject(str(index), RejectCode.NON_FINITE, detail)
+            failures[index] = _failed(index, dict(encoded.too_large).get(index - start))
+
+
+def _failed(index: int, too_large: str | None) -> Reject:
+    if too_large is not None:
+        return Reject(str(index), RejectCode.GPU_OOM, scrub(too_large))
+    return Reject(str(index), RejectCode.NON_FINITE, NON_FINITE_DETAIL)
 
 
 def _model_config(model: str, revision: str | None, dtype: str) -> ModelConfig:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 __all__ = [
     "DETAIL_MAX_CHARS",
+    "NON_FINITE_DETAIL",
     "ConfigError",
     "DuplicateIdsError",
     "ExitCode",
@@ -38,6 +39,10 @@ __all__ = [
 
 DETAIL_MAX_CHARS = 300
 """Long enough for a sentence and a name, short enough that a million rejects stay a small table."""
+
+
+NON_FINITE_DETAIL = "the encoder's output has NaN, infinity or zero norm"
+"""What a `NON_FINITE` reject says, wherever it is found."""
 
 
 class ExitCode(IntEnum):
@@ -138,6 +143,7 @@ class RejectCode(StrEnum):
     PREPARE_FAILED = "PREPARE_FAILED"
     CONTROL_TOKEN = "CONTROL_TOKEN"  # noqa: S105 - no password
     NON_FINITE = "NON_FINITE"
+    GPU_OOM = "GPU_OOM"
     WORKER_CRASHED = "WORKER_CRASHED"
 
     @property
@@ -214,6 +220,10 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
     RejectCode.NON_FINITE: RejectMeaning(
         Stage.ENCODE, False, "the model returned a vector with NaN, infinity or zero norm",
         "check the weights; try model.dtype: float32",
+    ),
+    RejectCode.GPU_OOM: RejectMeaning(
+        Stage.ENCODE, True, "the item alone needs more memory than the device has left",
+        "use a larger GPU, or lower inputs.max_length or inputs.image.max_pixels; run again",
     ),
     RejectCode.WORKER_CRASHED: RejectMeaning(
         Stage.RUN, True, "the worker died each time it held this item, alone as well",

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.config import VectorSpec
-from pipeline.errors import RejectCode
+from pipeline.errors import NON_FINITE_DETAIL, RejectCode, scrub
+from pipeline.models.encoder import Encoded
 from pipeline.quantize import quantize
 from pipeline.schema import REJECT_FIELDS, outcomes_schema, vector_fields
 from pipeline.window import Window
@@ -25,24 +25,25 @@ COST_FIELDS = [
     pa.field("prepare_s", pa.float64()),
     pa.field("encode_s", pa.float64()),
     pa.field("padded_tokens", pa.float64()),
+    pa.field("forwards", pa.float64()),
+    pa.field("filled", pa.float64()),
 ]
 
 
 def window_outcomes(
     window: Window,
-    vectors: NDArray[np.float32],
+    encoded: Encoded,
     *,
     specs: Sequence[VectorSpec],
     carry: Sequence[pa.Field],
     encode_s: float,
-    padded_tokens: int,
 ) -> pa.Table:
-    """`window`'s rows with `vectors` (float32[n prepared, hidden_dim], not normalised) quantised to `specs`.
+    """`window`'s rows with the vectors of its prepared items, `encoded`, quantised to `specs`.
 
-    A vector with NaN, infinity or zero norm becomes a `NON_FINITE` reject.
+    An item too large for the device becomes a `GPU_OOM` reject, a vector with NaN, infinity or zero norm `NON_FINITE`.
     """
-    hidden_dim = int(vectors.shape[1])
-    quantized = quantize(vectors, specs)
+    hidden_dim = int(encoded.vectors.shape[1])
+    quantized = quantize(encoded.vectors, specs)
     good = window.rows[quantized.ok]
     source = np.full(window.facts.num_rows, -1, np.int64)
     source[good] = np.flatnonzero(quantized.ok)
@@ -51,12 +52,13 @@ def window_outcomes(
         field.name: array.take(taken)
         for field, array in zip(vector_fields(specs, hidden_dim), quantized.arrays(), strict=True)
     }
-    facts = _with_non_finite(window.facts, window.rows[~quantized.ok])
+    facts = _with_failures(window, quantized.ok, dict(encoded.too_large))
     columns |= {name: facts.column(name) for name in facts.column_names} | _reject_columns(facts)
     schema = outcomes_schema(specs, hidden_dim, carry)
     table = pa.table([columns[field.name] for field in schema], schema=schema)
     n = window.facts.num_rows
-    for field, total in zip(COST_FIELDS, (window.prepare_s, encode_s, padded_tokens), strict=True):
+    costs = (window.prepare_s, encode_s, encoded.padded_tokens, encoded.forwards, encoded.filled)
+    for field, total in zip(COST_FIELDS, costs, strict=True):
         table = table.append_column(field, pa.array(np.full(n, total / n), pa.float64()))
     return table
 
@@ -73,14 +75,17 @@ def crashed_outcomes(
     return pa.table([columns.get(field.name, pa.nulls(n, field.type)) for field in schema], schema=schema)
 
 
-def _with_non_finite(facts: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
-    bad = np.zeros(facts.num_rows, bool)
-    bad[rows] = True
-    mask = pa.array(bad)
-    code = pc.if_else(mask, pa.scalar(str(RejectCode.NON_FINITE)), facts.column("code"))
-    detail = pc.if_else(mask, pa.scalar("the encoder's output has NaN, infinity or zero norm"), facts.column("detail"))
-    facts = facts.set_column(facts.column_names.index("code"), "code", code)
-    return facts.set_column(facts.column_names.index("detail"), "detail", detail)
+def _with_failures(window: Window, ok: NDArray[np.bool_], too_large: dict[int, str]) -> pa.Table:
+    facts = window.facts
+    codes, details = facts.column("code").to_pylist(), facts.column("detail").to_pylist()
+    for index in np.flatnonzero(~ok).tolist():
+        row = window.rows[index]
+        codes[row], details[row] = str(RejectCode.NON_FINITE), NON_FINITE_DETAIL
+        if index in too_large:
+            codes[row], details[row] = str(RejectCode.GPU_OOM), scrub(too_large[index])
+    for name, values in (("code", codes), ("detail", details)):
+        facts = facts.set_column(facts.column_names.index(name), name, pa.array(values, pa.string()))
+    return facts
 
 
 def _reject_columns(facts: pa.Table) -> dict[str, pa.Array]:

@@ -94,7 +94,7 @@ class _Tools:
 
     def __init__(self, settings: PrepareSettings) -> None:
         # Only the preparing process loads decoders, and this module is imported beside the model too.
-        from pipeline.decode.memory import keep_freed_memory
+        from pipeline.heap import keep_freed_memory
         from pipeline.prepare import Preparer
         from pipeline.tokenizer import PromptTokenizer
 

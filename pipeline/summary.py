@@ -76,6 +76,7 @@ class Summary:
                 "visual": self.tally.visual_tokens,
                 "padded": round(self.tally.padded_tokens),
             },
+            "packing": {"forwards": round(self.tally.forwards), "efficiency": _rounded(self.tally.packing_efficiency)},
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "throughput": {
                 "items_s": round(self.tally.items / run_s, 3) if run_s > 0 else 0.0,
@@ -94,6 +95,10 @@ class Summary:
         }
         slowest = max(busy, key=lambda stage: busy[stage])
         return slowest if busy[slowest] > 0 else None
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
 
 
 def summary_path(run_id: str) -> str:

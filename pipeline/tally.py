@@ -19,6 +19,8 @@ class Tally:
     text_tokens: int = 0
     visual_tokens: int = 0
     padded_tokens: float = 0.0
+    forwards: float = 0.0
+    filled: float = 0.0
     prepare_s: float = 0.0
     encode_s: float = 0.0
     write_s: float = 0.0
@@ -32,10 +34,17 @@ class Tally:
         self.text_tokens += receipt["text_tokens"]
         self.visual_tokens += receipt["visual_tokens"]
         self.padded_tokens += receipt["padded_tokens"]
+        self.forwards += receipt["forwards"]
+        self.filled += receipt["filled"]
         self.prepare_s += receipt["prepare_s"]
         self.encode_s += receipt["encode_s"]
         self.write_s += receipt["write_s"]
         self.rejects.update({row["code"]: row["n"] for row in receipt["rejects"]})
+
+    @property
+    def packing_efficiency(self) -> float | None:
+        """How full the forwards were of what they may hold, on average; None without any."""
+        return self.filled / self.forwards if self.forwards else None
 
     @property
     def tokens(self) -> int:

@@ -20,14 +20,19 @@ class Encoded:
 
     `vectors`: float32[n, hidden_dim], the final-RMSNorm state of each item's last token, in the order given, not
     normalised; a row may hold NaN or infinity (`quantize` finds it). `padded_tokens`: tokens computed for nothing.
+    `forwards`: micro-batches run; `filled`: the sum of their shares of the budget, so that filled ÷ forwards is the
+    packing efficiency. `too_large`: indices of items that do not fit the device alone (their rows are NaN), and why.
     """
 
     vectors: NDArray[np.float32]
-    padded_tokens: int
+    padded_tokens: int = 0
+    forwards: int = 0
+    filled: float = 0.0
+    too_large: tuple[tuple[int, str], ...] = ()
 
 
 class Encoder(Protocol):
-    """Anything that turns prepared items into vectors."""
+    """Anything that turns prepared items into vectors. Threads may share it."""
 
     @property
     def hidden_dim(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PATCH_PX", "PATCH_VALUES", "LinearPatchEmbed", "patchify"]
+__all__ = ["PATCH_PX", "PATCH_VALUES", "LinearPatchEmbed", "patchify", "patchify_blocks"]
 
 PATCH_PX = 16
 TEMPORAL_PATCH = 2
@@ -27,15 +27,16 @@ def patchify(frames: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     An image's single frame stands for two. Normalised in float32 before the cast to `dtype`, as the processor of
     the reference does, so that float32 patches equal its own bit for bit.
     """
-    t, height_px, width_px, channels = frames.shape
-    if t == 1:
-        frames = frames.expand(TEMPORAL_PATCH, -1, -1, -1)
-        t = TEMPORAL_PATCH
+    return patchify_blocks(frames.reshape(-1, min(len(frames), TEMPORAL_PATCH), *frames.shape[1:]), dtype)
+
+
+def patchify_blocks(blocks: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Patches [n·H·W, 1536] of `blocks` (uint8[n, t, height_px, width_px, 3]): temporal patches of 1 or 2 frames."""
+    n, _, height_px, width_px, channels = blocks.shape
     rows, columns = height_px // (MERGE * PATCH_PX), width_px // (MERGE * PATCH_PX)
-    blocks = frames.reshape(
-        t // TEMPORAL_PATCH, TEMPORAL_PATCH, rows, MERGE, PATCH_PX, columns, MERGE, PATCH_PX, channels
-    )
-    patches = blocks.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, PATCH_VALUES)
+    pairs = blocks.expand(n, TEMPORAL_PATCH, height_px, width_px, channels)
+    tiles = pairs.reshape(n, TEMPORAL_PATCH, rows, MERGE, PATCH_PX, columns, MERGE, PATCH_PX, channels)
+    patches = tiles.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, PATCH_VALUES)
     return patches.to(torch.float32).sub_(MIDDLE_LEVEL).div_(MIDDLE_LEVEL).to(dtype)
 
 

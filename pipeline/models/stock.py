@@ -19,9 +19,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLImageProcessorPil, Qwen3VLModel
 
 from pipeline.checkpoint import Checkpoint
-from pipeline.config import ModelConfig
 from pipeline.models.batching import micro_batches
-from pipeline.models.qwen3_vl import load_stock
+from pipeline.models.loading import load_stock
 
 __all__ = ["StockInput", "StockOutput", "stock_outputs"]
 
@@ -73,11 +72,10 @@ class _Made:
 def stock_outputs(checkpoint: Checkpoint, inputs: Sequence[StockInput]) -> list[StockOutput]:
     """What the stock path makes of `inputs`, computed in float32 on the CPU, short ones in padded batches."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False, local_files_only=True)
-    config = ModelConfig(path=str(checkpoint.folder), dtype="float32", attention="sdpa")
-    model = load_stock(checkpoint, config)
+    model = load_stock(checkpoint, "float32")
     made = [_made(tokenizer, one) for one in inputs]
     outputs: dict[int, StockOutput] = {}
-    for batch in micro_batches([len(tokenizer(one.prompt).input_ids) for one in made], BATCH_TOKENS, single=False):
+    for batch in micro_batches([len(tokenizer(one.prompt).input_ids) for one in made], BATCH_TOKENS):
         vectors = _vectors(tokenizer, model, [made[index] for index in batch])
         for index, (ids, vector) in zip(batch, vectors, strict=True):
             agree = _sizes_agree(inputs[index].images, made[index].images)

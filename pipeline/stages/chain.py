@@ -22,8 +22,14 @@ from pipeline.storage import Store
 
 __all__ = ["Chain", "ReceiptStream", "build_chain", "part_items"]
 
-WINDOWS_IN_FLIGHT = 2
-"""Windows an encoder holds: one in work, one fetched meanwhile."""
+WINDOWS_AT_ONCE = 2
+"""Calls of an encoder at a time: while the device computes one window, the next is read, packed and queued behind it."""
+
+WINDOWS_IN_FLIGHT = 3
+"""Windows an encoder holds: two in work, one fetched meanwhile."""
+
+BLOCKS_IN_FLIGHT = 2
+"""Blocks a preparer holds: one in work, one waiting."""
 
 MAX_PARTS = 20_000
 MIN_PART_ITEMS = 64
@@ -61,8 +67,10 @@ def build_chain(
 ) -> ray.data.Dataset:
     """A lazy dataset of `write.RECEIPT` rows for the work list files `work_paths` (relative to the output).
 
-    `block_items`: items of one preparation task. More than `max_errored_blocks` dropped blocks fail the run.
+    `block_items`: items of one preparation task; at 1 each actor also holds one at a time, so that an item that kills
+    its worker takes nobody along. More than `max_errored_blocks` dropped blocks fail the run.
     """
+    alone = block_items == 1
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = max_errored_blocks
     # Ray gathers a task's output into blocks of 128 MiB by default: there a window would wait for the next one, and be
@@ -77,7 +85,9 @@ def build_chain(
             fn_constructor_args=(chain.prepare, chain.meter),
             batch_size=block_items,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=pools.preparers),
+            compute=ActorPoolStrategy(
+                size=pools.preparers, max_tasks_in_flight_per_actor=1 if alone else BLOCKS_IN_FLIGHT
+            ),
             num_cpus=pools.cpus_per_preparer,
             **ACTOR_RETRIES,
         )
@@ -86,7 +96,13 @@ def build_chain(
             fn_constructor_args=(chain.encode, chain.meter),
             batch_size=1,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=pools.encoders, max_tasks_in_flight_per_actor=WINDOWS_IN_FLIGHT),
+            compute=ActorPoolStrategy(
+                size=pools.encoders,
+                max_tasks_in_flight_per_actor=1 if alone else WINDOWS_IN_FLIGHT,
+                enable_true_multi_threading=True,
+            ),
+            # Ray 2.60 has this as an argument of the strategy too; older ones only here.
+            max_concurrency=1 if alone else WINDOWS_AT_ONCE,
             # A preparer may take the last CPU beside a GPU; an encoder that asked for both would wait for ever.
             num_cpus=0 if pools.gpus_per_encoder else pools.cpus_per_encoder,
             num_gpus=pools.gpus_per_encoder or None,

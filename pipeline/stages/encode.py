@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +16,11 @@ from pipeline.checkpoint import resolve_same
 from pipeline.config import ModelConfig, VectorSpec
 from pipeline.models.encoder import Encoded, Encoder
 from pipeline.outcomes import window_outcomes
+from pipeline.stages.worker_log import send_log_to
 from pipeline.types import Prepared
 from pipeline.window import unpack_window
 
-__all__ = ["EncodeSettings", "EncodeStage", "encode_distinct"]
+__all__ = ["BusyClock", "EncodeSettings", "EncodeStage", "encode_distinct"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +45,49 @@ class EncodeStage:
         # torch must load here and nowhere else: decoding processes never import it.
         from pipeline.models.qwen3_vl import load_encoder
 
+        send_log_to(meter)
         self._settings = settings
         self._meter = meter
+        self._clock = BusyClock()
         self._encoder: Encoder = load_encoder(
             resolve_same(settings.model, settings.identity), settings.model, device=settings.device
         )
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Outcome rows (`schema.outcomes_schema` and `outcomes.COST_FIELDS`) of the window in `table`."""
+        """Outcome rows (`schema.outcomes_schema` and `outcomes.COST_FIELDS`) of the window in `table`.
+
+        Two threads may call: while the device computes one window, the other is read, packed and queued behind it.
+        """
         started = time.monotonic()
         window = unpack_window(table)
         encoded = encode_distinct(self._encoder, window.prepared, dedupe=self._settings.dedupe)
         outcomes = window_outcomes(
-            window,
-            encoded.vectors,
-            specs=self._settings.specs,
-            carry=self._settings.carry,
-            encode_s=time.monotonic() - started,
-            padded_tokens=encoded.padded_tokens,
+            window, encoded, specs=self._settings.specs, carry=self._settings.carry, encode_s=self._clock.spent(started)
         )
         self._meter.encoded.remote(window.facts.num_rows, sum(item.n_tokens for item in window.prepared))
         return outcomes
 
 
+class BusyClock:
+    """Seconds that calls took, where they overlap counted once: they add up to the time that the actor was busy."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._ended = -math.inf
+
+    def spent(self, started: float) -> float:
+        """Seconds from `started` until now that no call which ended earlier has counted."""
+        with self._lock:
+            now = self._now()
+            spent, self._ended = now - max(started, self._ended), now
+        return spent
+
+
 def encode_distinct(encoder: Encoder, items: tuple[Prepared, ...], *, dedupe: bool) -> Encoded:
     """`encoder.encode(items)`, computing items of equal content once if `dedupe`."""
     if not items:
-        return Encoded(np.empty((0, encoder.hidden_dim), np.float32), 0)
+        return Encoded(np.empty((0, encoder.hidden_dim), np.float32))
     if not dedupe:
         return encoder.encode(items)
     first: dict[str, int] = {}
@@ -75,4 +95,7 @@ def encode_distinct(encoder: Encoder, items: tuple[Prepared, ...], *, dedupe: bo
         first.setdefault(item.content_hash, len(first))
     by_hash = {item.content_hash: item for item in reversed(items)}
     encoded = encoder.encode([by_hash[content_hash] for content_hash in first])
-    return Encoded(encoded.vectors[[first[item.content_hash] for item in items]], encoded.padded_tokens)
+    places = [first[item.content_hash] for item in items]
+    problems = dict(encoded.too_large)
+    too_large = tuple((index, problems[place]) for index, place in enumerate(places) if place in problems)
+    return replace(encoded, vectors=encoded.vectors[places], too_large=too_large)

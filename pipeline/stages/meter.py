@@ -1,7 +1,7 @@
 """The meter: one tiny actor a run that counts what each stage has done, and tells preparers to drain.
 
-The live view and the drain are all that hang on it: figures in `summary.json` come from the written rows, which
-count work once even when a task runs twice.
+The live view, the drain and what workers have to say are all that hang on it: figures in `summary.json` come from the
+written rows, which count work once even when a task runs twice.
 """
 
 from __future__ import annotations
@@ -11,16 +11,22 @@ from typing import Any
 
 import ray
 
+from pipeline.stages.worker_log import Message
+
 __all__ = ["Meter", "Reading", "start_meter"]
+
+MAX_MESSAGES = 100
+"""More distinct messages than that are noise, and every reading carries them all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Items that each stage has handed on, and tokens encoded."""
+    """Items that each stage has handed on, tokens encoded, and the distinct messages of workers in order."""
 
     prepared: int = 0
     encoded: int = 0
     tokens: int = 0
+    said: tuple[Message, ...] = ()
 
 
 class Meter:
@@ -30,6 +36,7 @@ class Meter:
         self._prepared = 0
         self._encoded = 0
         self._tokens = 0
+        self._said: dict[Message, None] = {}
         self._draining = False
 
     def prepared(self, items: int) -> None:
@@ -41,6 +48,11 @@ class Meter:
         self._encoded += items
         self._tokens += tokens
 
+    def say(self, message: Message) -> None:
+        """Keep `message` for the driver, if it is new and there is room."""
+        if len(self._said) < MAX_MESSAGES:
+            self._said[message] = None
+
     def drain(self) -> None:
         """From now on preparers take no further block."""
         self._draining = True
@@ -51,7 +63,7 @@ class Meter:
 
     def read(self) -> Reading:
         """The counts so far."""
-        return Reading(self._prepared, self._encoded, self._tokens)
+        return Reading(self._prepared, self._encoded, self._tokens, tuple(self._said))
 
 
 def start_meter() -> Any:  # noqa: ANN401 - Ray's actor handles have no static type

@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ray
 from ray.exceptions import RayError
@@ -20,6 +20,7 @@ from pipeline.stages.committer import Committer
 from pipeline.stages.losses import Losses, explained, listen_for_losses
 from pipeline.stages.meter import Reading
 from pipeline.stages.reconcile import CRASH_DETAIL, PASS_BLOCKS, lost_work, write_work
+from pipeline.stages.worker_log import WorkerLogReader
 from pipeline.stages.write import write_outcomes
 from pipeline.stop import StopRequest
 
@@ -49,6 +50,7 @@ class Passes:
     stop: StopRequest
     block_items: int
     show: Callable[[Reading], None]
+    worker_log: WorkerLogReader = field(default_factory=WorkerLogReader)
 
     def run(self) -> bool:
         """Bring every item of the work list to an outcome. False if the run was stopped first.
@@ -120,6 +122,7 @@ class Passes:
                 self.chain.meter.drain.remote()
             if draining_since is not None and now - draining_since > DRAIN_S:
                 return False
+        self._read_meter(reading)
         return draining_since is None
 
     def _read_meter(self, last: Reading) -> Reading:
@@ -127,4 +130,5 @@ class Passes:
             reading: Reading = ray.get(self.chain.meter.read.remote(), timeout=POLL_S)
         except RayError:
             return last
+        self.worker_log.show(reading.said)
         return reading

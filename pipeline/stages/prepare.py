@@ -16,9 +16,9 @@ from ray.exceptions import RayError
 
 from pipeline.checkpoint import resolve_same
 from pipeline.config import InputsConfig, ModelConfig
-from pipeline.decode.memory import keep_freed_memory
 from pipeline.errors import RejectCode, RejectError, scrub
 from pipeline.fetch import Fetcher
+from pipeline.heap import keep_freed_memory
 from pipeline.manifest.work import from_work_table
 from pipeline.policy import FetchPolicy
 from pipeline.prepare import Preparer

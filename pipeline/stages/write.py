@@ -27,6 +27,8 @@ RECEIPT = pa.schema(
         pa.field("text_tokens", pa.int64()),
         pa.field("visual_tokens", pa.int64()),
         pa.field("padded_tokens", pa.float64()),
+        pa.field("forwards", pa.float64()),
+        pa.field("filled", pa.float64()),
         pa.field("prepare_s", pa.float64()),
         pa.field("encode_s", pa.float64()),
         pa.field("write_s", pa.float64()),

@@ -21,7 +21,8 @@ def receipt(number: int, items: int = 3) -> pa.Table:
     }  # fmt: skip
     row = {
         "parts": [part], "items": items, "vectors": items - 1, "encoded": items - 1, "text_tokens": 10,
-        "visual_tokens": 5, "padded_tokens": 1.0, "prepare_s": 1.0, "encode_s": 2.0, "write_s": 0.5,
+        "visual_tokens": 5, "padded_tokens": 1.0, "forwards": 2.0, "filled": 1.5,
+        "prepare_s": 1.0, "encode_s": 2.0, "write_s": 0.5,
         "rejects": [{"code": "NOT_FOUND", "n": 1}],
     }  # fmt: skip
     return pa.Table.from_pylist([row], RECEIPT)
@@ -53,4 +54,5 @@ def test_the_tally_adds_up(tmp_path: Path) -> None:
             tally.add(row)
     assert (tally.items, tally.vectors, tally.encoded, tally.tokens) == (12, 8, 8, 60)
     assert tally.rejects == {"NOT_FOUND": 4}
+    assert tally.packing_efficiency == 0.75
     assert (tally.prepare_s, tally.encode_s, tally.write_s, tally.padded_tokens) == (4.0, 8.0, 2.0, 4.0)

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from pipeline.checkpoint import resolve_checkpoint
 from pipeline.config import ModelConfig
-from pipeline.errors import ConfigError, LakevecError
+from pipeline.errors import ConfigError
 from pipeline.models.devices import gpus, pick_device, torch_build
 from pipeline.models.qwen3_vl import Qwen3VLEncoder, load_encoder
 from pipeline.types import MediaKind, Prepared
@@ -96,11 +96,13 @@ def test_order_and_budget_do_not_matter(encoder: Qwen3VLEncoder) -> None:
         np.testing.assert_allclose(unit(load(token_budget=token_budget).encode(items).vectors), expected, atol=1e-5)
 
 
-def test_padding_is_counted(encoder: Qwen3VLEncoder) -> None:
+def test_nothing_is_padded_and_the_packing_is_counted() -> None:
     short, long = text_item(3), text_item(23)
-    assert encoder.encode([short, long]).padded_tokens == long.n_tokens - short.n_tokens
-    assert encoder.encode([long, long]).padded_tokens == 0
-    assert load(token_budget=1).encode([short, long]).padded_tokens == 0
+    encoded = load(token_budget=100).encode([short, long])
+    assert (encoded.padded_tokens, encoded.forwards) == (0, 1)
+    assert encoded.filled == pytest.approx((short.n_tokens + long.n_tokens) / 100)
+    alone = load(token_budget=1).encode([short, long])
+    assert (alone.padded_tokens, alone.forwards, alone.filled) == (0, 2, 2.0)
 
 
 def test_deterministic_gives_the_same_bits_in_any_company() -> None:
@@ -145,33 +147,6 @@ def test_items_read_back_from_a_window_are_encoded_without_a_warning(encoder: Qw
     np.testing.assert_allclose(vectors, encoder.encode(items).vectors, atol=1e-6)
 
 
-def test_a_batch_that_does_not_fit_the_device_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder, items = load(), mixed_items()
-    expected = unit(encoder.encode(items).vectors)
-    forward, sizes = encoder._forward, list[int]()
-
-    def small_device(part: Sequence[Prepared]) -> torch.Tensor:
-        sizes.append(len(part))
-        if len(part) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(part)
-
-    monkeypatch.setattr(encoder, "_forward", small_device)
-    np.testing.assert_allclose(unit(encoder.encode(items).vectors), expected, atol=1e-5)
-    assert max(sizes) > 1
-
-
-def test_an_item_that_does_not_fit_alone_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = load()
-
-    def full_device(part: Sequence[Prepared]) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(encoder, "_forward", full_device)
-    with pytest.raises(LakevecError, match=r"one item of 24 tokens; lower inputs.max_length"):
-        encoder.encode([text_item(20)])
-
-
 def spoilt_model(folder: Path, change: object) -> Path:
     shutil.copytree(tiny_model(), folder)
     tensors = load_file(folder / "model.safetensors")
@@ -199,7 +174,8 @@ def test_a_leftover_lm_head_is_ignored(tmp_path: Path, encoder: Qwen3VLEncoder) 
     head = {"lm_head.weight": np.zeros((8, 64), np.float32)}
     folder = spoilt_model(tmp_path / "m", lambda tensors: tensors.update(head))
     item = image_item()
-    np.testing.assert_array_equal(load(folder).encode([item]).vectors, encoder.encode([item]).vectors)
+    # Not bit for bit: the head shifts the other tensors in the file, and products depend on where weights lie.
+    np.testing.assert_allclose(load(folder).encode([item]).vectors, encoder.encode([item]).vectors, atol=1e-6)
 
 
 def test_weights_that_give_nan_fail_the_probe(tmp_path: Path) -> None:
@@ -244,6 +220,9 @@ def test_the_model_layer_imports_no_ray_and_no_decoder() -> None:
 
 
 def test_naming_the_encoder_seam_imports_no_torch() -> None:
-    script = "import sys, pipeline.models.encoder, pipeline.models.batching; print('torch' in sys.modules)"
+    script = (
+        "import sys, pipeline.models.encoder, pipeline.models.collate, pipeline.models.schedule\n"
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "False"

@@ -96,7 +96,7 @@ def test_time_ends_a_sample(tmp_path: Path) -> None:
 def test_nothing_to_do_costs_nothing(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     plan, _ = planned(job_config(write_jsonl(tmp_path / "m.jsonl", [{"id": 1, "text": "t"}]), tmp_path / "out"))
-    nothing = Plan("r", plan.items_path, (), plan.id_type, (), plan.counts)
+    nothing = Plan("r", plan.items_path, (), None, plan.id_type, (), plan.counts)
     with Fetcher(FetchPolicy.of(FetchConfig())) as fetcher:
         found = estimate(nothing, store, load_many=fetcher.load_many, prepare=prepare, specs=SPECS, hidden_dim=8)
     assert (found.sampled, found.text_tokens.total, sum(found.by_modality.values())) == (0, 0.0, 0)

@@ -101,6 +101,7 @@ def test_of_the_model_the_identity_and_the_dtype_count() -> None:
         {"path": "elsewhere"},
         {"token_budget": 9},
         {"deterministic": True},
+        {"strict_rounding": True},
         {"attention": "eager"},
     ]
     assert {of_model(**model) for model in same} == {of_model()}

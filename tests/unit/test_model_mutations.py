@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.models.batch import PackedBatch
 from pipeline.models.qwen3_vl import Qwen3VLEncoder
+from pipeline.models.segments import segments_of
 from pipeline.types import Prepared
 from tests.fixtures.golden_vectors import golden_error, golden_prepared, tiny_encoder
 
@@ -28,33 +30,55 @@ def test_without_a_mutation_the_case_passes(encoder: Qwen3VLEncoder) -> None:
     assert golden_error(encoder, [CASE])[0] <= 1e-5
 
 
-def _prenorm(stock: Any) -> None:
+def _prenorm(encoder: Qwen3VLEncoder) -> None:
+    stock: Any = encoder._stock
     stock.language_model.norm = torch.nn.Identity()
 
 
-def _vision_taps_one_layer_late(stock: Any) -> None:
+def _vision_taps_one_layer_late(encoder: Qwen3VLEncoder) -> None:
+    stock: Any = encoder._stock
     stock.visual.deepstack_visual_indexes = [index + 1 for index in stock.visual.deepstack_visual_indexes]
 
 
-def _deepstack_one_decoder_layer_late(stock: Any) -> None:
-    add, waiting = stock.language_model._deepstack_process, list[torch.Tensor]()
-
-    def late(hidden: torch.Tensor, mask: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-        waiting.append(features)
-        return hidden if len(waiting) == 1 else add(hidden, mask, waiting[-2])
-
-    stock.language_model._deepstack_process = late
+def _levels_changed(encoder: Qwen3VLEncoder, change: Callable[[list[torch.Tensor]], list[torch.Tensor]]) -> None:
+    right = encoder._model._features
+    encoder._model._features = lambda *args: change(right(*args))  # type: ignore[method-assign]
 
 
-def _no_deepstack(stock: Any) -> None:
-    stock.language_model._deepstack_process = lambda hidden, mask, features: hidden
+def _deepstack_one_decoder_layer_late(encoder: Qwen3VLEncoder) -> None:
+    _levels_changed(encoder, lambda levels: [levels[0], torch.zeros_like(levels[0]), *levels[1:]])
 
 
-def _vision_attends_across_nothing(stock: Any) -> None:
+def _no_deepstack(encoder: Qwen3VLEncoder) -> None:
+    _levels_changed(encoder, lambda levels: levels[:1])
+
+
+def _visual_tokens_shifted(encoder: Qwen3VLEncoder) -> None:
+    _levels_changed(encoder, lambda levels: [level.roll(1, 0) for level in levels])
+
+
+def _the_token_before_the_last_is_pooled(encoder: Qwen3VLEncoder) -> None:
+    right = encoder._sender.send
+    encoder._sender.send = lambda batch: right(replace(batch, last=batch.last - 1))  # type: ignore[method-assign]
+
+
+def _attention_crosses_items(encoder: Qwen3VLEncoder) -> None:
+    right = encoder._sender.send
+    encoder._sender.send = lambda batch: _one_segment(right(batch))  # type: ignore[method-assign]
+
+
+def _one_segment(batch: PackedBatch) -> PackedBatch:
+    total = sum(batch.segments.lengths)
+    return replace(batch, segments=segments_of([total], torch.tensor([0, total], dtype=torch.int32)))
+
+
+def _no_vision_positions(encoder: Qwen3VLEncoder) -> None:
+    stock: Any = encoder._stock
     stock.visual.pos_embed.weight.data.zero_()
 
 
-def _one_decoder_layer_missing(stock: Any) -> None:
+def _one_decoder_layer_missing(encoder: Qwen3VLEncoder) -> None:
+    stock: Any = encoder._stock
     stock.language_model.layers = stock.language_model.layers[:-1]
 
 
@@ -65,13 +89,22 @@ def _one_decoder_layer_missing(stock: Any) -> None:
         _vision_taps_one_layer_late,
         _deepstack_one_decoder_layer_late,
         _no_deepstack,
-        _vision_attends_across_nothing,
+        _no_vision_positions,
+        _visual_tokens_shifted,
+        _the_token_before_the_last_is_pooled,
         _one_decoder_layer_missing,
     ],
 )
-def test_a_wrong_model_fails(encoder: Qwen3VLEncoder, mutate: Callable[[Any], None]) -> None:
-    mutate(encoder._stock)
+def test_a_wrong_model_fails(encoder: Qwen3VLEncoder, mutate: Callable[[Qwen3VLEncoder], None]) -> None:
+    mutate(encoder)
     assert golden_error(encoder, [CASE])[0] > FAR
+
+
+def test_attention_that_crosses_items_fails_in_company(encoder: Qwen3VLEncoder) -> None:
+    encoder._model._shortcut = False
+    assert golden_error(encoder, [CASE, "text"]).max() <= 1e-5
+    _attention_crosses_items(encoder)
+    assert golden_error(encoder, [CASE, "text"]).max() > FAR
 
 
 def _without_eos(item: Prepared) -> Prepared:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import VectorSpec
 from pipeline.errors import RejectCode
+from pipeline.models.encoder import Encoded
 from pipeline.outcomes import COST_FIELDS, crashed_outcomes, window_outcomes
 from pipeline.schema import outcomes_schema
 from pipeline.types import Modality, Prepared, Reject
@@ -37,7 +38,9 @@ def work(ids: list[str]) -> pa.Table:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.sampled_from(["good", "reject", "nan", "zero"]), min_size=1, max_size=12), st.integers(0, 99))
+@given(
+    st.lists(st.sampled_from(["good", "reject", "nan", "zero", "large"]), min_size=1, max_size=12), st.integers(0, 99)
+)
 def test_every_item_once(kinds: list[str], seed: int) -> None:
     ids = [f"i{n}" for n in range(len(kinds))]
     results = [
@@ -46,14 +49,17 @@ def test_every_item_once(kinds: list[str], seed: int) -> None:
     ]
     window = unpack_window(pack_window(work(ids), results, 3.0))
     states = np.random.default_rng(seed).standard_normal((len(window.prepared), HIDDEN)).astype(np.float32)
-    for row, kind in enumerate(kind for kind in kinds if kind != "reject"):
-        states[row] = {"nan": np.nan, "zero": 0.0}.get(kind, states[row])
-    table = window_outcomes(window, states, specs=SPECS, carry=CARRY, encode_s=6.0, padded_tokens=9)
+    sent = [kind for kind in kinds if kind != "reject"]
+    for row, kind in enumerate(sent):
+        states[row] = {"nan": np.nan, "zero": 0.0, "large": np.nan}.get(kind, states[row])
+    too_large = tuple((row, "out of memory") for row, kind in enumerate(sent) if kind == "large")
+    encoded = Encoded(states, padded_tokens=9, forwards=3, filled=2.5, too_large=too_large)
+    table = window_outcomes(window, encoded, specs=SPECS, carry=CARRY, encode_s=6.0)
 
     assert table.select(outcomes_schema(SPECS, HIDDEN, CARRY).names).schema == outcomes_schema(SPECS, HIDDEN, CARRY)
     assert table.column("id").to_pylist() == ids
     assert table.column("carry.shop").to_pylist() == list(range(len(ids)))
-    codes = {"good": None, "reject": "NOT_FOUND", "nan": "NON_FINITE", "zero": "NON_FINITE"}
+    codes = {"good": None, "reject": "NOT_FOUND", "nan": "NON_FINITE", "zero": "NON_FINITE", "large": "GPU_OOM"}
     assert table.column("code").to_pylist() == [codes[kind] for kind in kinds]
     expected = iter(states)
     for row, kind in zip(table.to_pylist(), kinds, strict=True):
@@ -68,7 +74,7 @@ def test_every_item_once(kinds: list[str], seed: int) -> None:
             assert row["vector"] is None
             assert row["attempts"] == 3
             assert row["retryable"] is RejectCode(codes[kind]).meaning.retryable
-    for field, total in zip(COST_FIELDS, (3.0, 6.0, 9.0), strict=True):
+    for field, total in zip(COST_FIELDS, (3.0, 6.0, 9.0, 3.0, 2.5), strict=True):
         assert abs(sum(table.column(field.name).to_pylist()) - total) < 1e-9
 
 

@@ -14,7 +14,7 @@ import torch
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from pipeline.errors import ConfigError
-from pipeline.models.patches import patchify
+from pipeline.models.patches import patchify_blocks
 from pipeline.official import OfficialItem
 from pipeline.parity import TOLERANCE, ParityRow, run_parity
 from pipeline.parity_samples import SAMPLES, Sample, as_item
@@ -58,10 +58,10 @@ def test_a_checkpoint_with_a_chat_template_is_asked_through_it(few: None, tmp_pa
 
 
 def test_mirrored_pictures_fail_on_pictures_alone(few: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def mirrored(frames: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        return patchify(frames.flip(2), dtype)
+    def mirrored(blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return patchify_blocks(blocks.flip(3), dtype)
 
-    monkeypatch.setattr("pipeline.models.qwen3_vl.patchify", mirrored)
+    monkeypatch.setattr("pipeline.models.vision.patchify_blocks", mirrored)
     rows = run_parity(str(tiny_model()))
     assert {row.sample for row in rows if not row.ok} == {"image scaled up", "frame list and image"}
     assert all(row.ids_equal for row in rows)

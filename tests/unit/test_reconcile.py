@@ -16,6 +16,7 @@ from pipeline.index.merge import plan_merge, run_merge
 from pipeline.index.snapshot import commit_snapshot
 from pipeline.index.verify import verify
 from pipeline.manifest.work import to_work_table
+from pipeline.models.encoder import Encoded
 from pipeline.outcomes import window_outcomes
 from pipeline.plan import work_folder
 from pipeline.schema import ITEM_KEYS, rejects_schema, vectors_schema
@@ -43,7 +44,7 @@ def window_of(work: pa.Table, seed: int) -> pa.Table:
     ]
     window = unpack_window(pack_window(work.select(["id", "fingerprint", "attempts"]), prepared, 0.0))
     states = np.random.default_rng(seed).standard_normal((len(prepared), HIDDEN)).astype(np.float32)
-    return window_outcomes(window, states, specs=SPECS, carry=(), encode_s=0.0, padded_tokens=0)
+    return window_outcomes(window, Encoded(states), specs=SPECS, carry=(), encode_s=0.0)
 
 
 def settings(store: Store) -> WriteSettings:

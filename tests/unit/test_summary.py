@@ -24,6 +24,7 @@ CONFIG = Config.model_validate(
 def test_every_key_of_the_contract(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), {})
     tally = Tally(items=10, encoded=8, text_tokens=100, visual_tokens=50, prepare_s=4.0, encode_s=3.0)
+    tally.forwards, tally.filled = 4.0, 3.0
     summary = Summary("run-1", "embed_corpus", CONFIG, tally=tally, counts={"items": 10, "new": 10})
     summary.seconds["run"] = 5.0
     summary.actors = {"prepare": 4, "encode": 1}
@@ -32,7 +33,7 @@ def test_every_key_of_the_contract(tmp_path: Path) -> None:
     document = json.loads(text)
     assert set(document) >= {
         "run_id", "job", "exit_code", "status", "started_at", "finished_at", "output", "compute_fingerprint", "counts",
-        "rejects_by_code", "tokens", "seconds", "throughput", "bottleneck", "versions", "config",
+        "rejects_by_code", "tokens", "packing", "seconds", "throughput", "bottleneck", "versions", "config",
     }  # fmt: skip
     assert set(document["counts"]) == {
         "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed",
@@ -41,6 +42,7 @@ def test_every_key_of_the_contract(tmp_path: Path) -> None:
     assert document["counts"]["encoded"] == 8
     assert document["exit_code"] == 5
     assert document["throughput"] == {"items_s": 2.0, "tokens_s": 30.0}
+    assert document["packing"] == {"forwards": 4, "efficiency": 0.75}
     assert document["bottleneck"] == "encode"  # 3 s of one actor, against 4 s shared by four
     assert "TOPSECRET" not in text
     assert document["config"]["fetch"]["storage_options"]["s3"]["endpoint_url"] == "http://127.0.0.1:9"
@@ -50,4 +52,5 @@ def test_a_run_that_did_nothing_has_no_bottleneck() -> None:
     summary = Summary("r", "embed_corpus", CONFIG)
     document = summary.as_dict(ExitCode.COMPLETE, summary.started_at)
     assert document["bottleneck"] is None
+    assert document["packing"] == {"forwards": 0, "efficiency": None}
     assert document["throughput"] == {"items_s": 0.0, "tokens_s": 0.0}

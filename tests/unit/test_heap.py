@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import resource, sys
-from pipeline.decode.memory import keep_freed_memory
+from pipeline.heap import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 bytes(bytearray(b"\\1") * (40 << 20))

@@ -1,0 +1,50 @@
+"""Sets of prepared items to encode: what lakes look like, made up. Ids and pixels are random: no work is shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.types import MediaKind, Prepared
+from tests.fixtures.prepared import item_of, text_item, visual
+
+__all__ = ["images", "mixed", "skewed_texts", "texts", "videos"]
+
+SIDE_PX = (256, 320, 384, 448, 512, 640)
+"""Sides of the small pictures: 64 to 400 tokens."""
+
+
+def skewed_texts(count: int, median_tokens: int, *, sigma: float = 1.0, longest: int = 2_000) -> list[Prepared]:
+    """Texts of log-normal length: most are short, a few long."""
+    lengths = np.random.default_rng(1).lognormal(np.log(median_tokens), sigma, count).clip(8, longest).astype(int)
+    return texts([int(length) for length in lengths])
+
+
+def texts(lengths: Sequence[int]) -> list[Prepared]:
+    """One text a length (tokens)."""
+    return [text_item(max(0, length - 4), seed=number) for number, length in enumerate(lengths)]
+
+
+def images(count: int, sides_px: Sequence[int] = SIDE_PX) -> list[Prepared]:
+    """Pictures with a line of text each."""
+    rng = np.random.default_rng(2)
+    sizes = rng.choice(sides_px, (count, 2))
+    return [
+        item_of([visual(MediaKind.IMAGE, 1, int(high), int(wide), seed=number)], 20, seed=number)
+        for number, (high, wide) in enumerate(sizes)
+    ]
+
+
+def videos(count: int, frames: int, height_px: int, width_px: int) -> list[Prepared]:
+    """Clips of `frames` frames."""
+    return [
+        item_of([visual(MediaKind.VIDEO, frames, height_px, width_px, seed=number)], 20, seed=number)
+        for number in range(count)
+    ]
+
+
+def mixed(*parts: Sequence[Prepared]) -> list[Prepared]:
+    """All of `parts`, shuffled."""
+    items = [item for part in parts for item in part]
+    return [items[index] for index in np.random.default_rng(3).permutation(len(items))]

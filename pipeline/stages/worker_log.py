@@ -1,0 +1,47 @@
+"""What workers have to say to the user: Ray keeps their logs in files of its own, so it goes through the run's meter.
+
+In: records of the logger `lakevec` in a worker. Out: the same texts in the driver's log, each distinct one once, for a
+hundred encoders choose the same kernel. Nothing is refused; what a full meter leaves out stands in Ray's files.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Message", "WorkerLogReader", "send_log_to"]
+
+Message = tuple[int, str]
+"""A record's level and text."""
+
+_LOGGER = "lakevec"
+
+
+class _ToMeter(logging.Handler):
+    def __init__(self, meter: Any) -> None:  # noqa: ANN401 - an actor handle
+        super().__init__(logging.INFO)
+        self._meter = meter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._meter.say.remote((record.levelno, self.format(record)))
+
+
+def send_log_to(meter: Any) -> None:  # noqa: ANN401 - an actor handle
+    """From now on hand this process's log to `meter` (`stages.meter`)."""
+    logger = logging.getLogger(_LOGGER)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_ToMeter(meter))
+
+
+class WorkerLogReader:
+    """Writes to the driver's log what it has not written yet."""
+
+    def __init__(self) -> None:
+        self._written = 0
+
+    def show(self, said: Sequence[Message]) -> None:
+        """Log `said`, all messages of the run so far in order, from the first new one on."""
+        for level, text in said[self._written :]:
+            logging.getLogger(_LOGGER).log(level, "%s", text)
+        self._written = max(self._written, len(said))

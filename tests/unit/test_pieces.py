@@ -1,0 +1,107 @@
+"""The element-wise pieces round as the stock modules do; compiled ones agree; a compiler that fails costs nothing."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+    Qwen3VLTextRMSNorm,
+    apply_rotary_pos_emb,
+    apply_rotary_pos_emb_vision,
+)
+
+from pipeline.models.pieces import Pieces, fused_pieces, stock_pieces
+
+CPU = torch.device("cpu")
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def values(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def rms_norm(width: int, dtype: torch.dtype) -> Any:
+    norm = Qwen3VLTextRMSNorm(width, eps=1e-6).to(dtype)
+    norm.weight.data = values(width, dtype=dtype, seed=9)
+    return norm.requires_grad_(False)
+
+
+def angles(rows: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    turns = values(rows, 1, 8, dtype=torch.float32, seed=3)
+    return turns.cos().to(dtype), turns.sin().to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norms_and_text_rotation_are_bit_equal_to_the_stock_ones(dtype: torch.dtype) -> None:
+    pieces, norm, heads = stock_pieces(), rms_norm(16, dtype), values(7, 4, 16, dtype=dtype)
+    assert torch.equal(pieces.norm(heads, norm.weight, 1e-6), norm(heads))
+    x, delta = values(7, 16, dtype=dtype, seed=1), values(7, 16, dtype=dtype, seed=2)
+    total, normed = pieces.add_norm(x.clone(), delta, norm.weight, 1e-6)
+    assert torch.equal(total, x + delta)
+    assert torch.equal(normed, norm(x + delta))
+    cos, sin = angles(7, dtype)
+    whole = (torch.cat([cos, cos], -1)[None, :, 0], torch.cat([sin, sin], -1)[None, :, 0])
+    stock, _ = apply_rotary_pos_emb(norm(heads).transpose(0, 1)[None], heads.transpose(0, 1)[None], *whole)
+    assert torch.equal(pieces.norm_rope(heads, norm.weight, 1e-6, cos, sin), stock[0].transpose(0, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_swiglu_and_vision_rotation_are_bit_equal_to_the_stock_ones(dtype: torch.dtype) -> None:
+    pieces, gate, up = stock_pieces(), values(7, 16, dtype=dtype), values(7, 16, dtype=dtype, seed=1)
+    assert torch.equal(pieces.swiglu(gate.clone(), up), torch.nn.functional.silu(gate) * up)
+    heads, (cos, sin) = values(7, 4, 16, dtype=dtype), angles(7, torch.float32)
+    stock, _ = apply_rotary_pos_emb_vision(
+        heads, heads, torch.cat([cos, cos], -1)[:, 0], torch.cat([sin, sin], -1)[:, 0]
+    )
+    assert torch.equal(pieces.vision_rope(heads, cos, sin), stock)
+
+
+def fused(monkeypatch: pytest.MonkeyPatch, compiler: Callable[..., Any]) -> Pieces:
+    monkeypatch.setattr(torch, "compile", compiler)
+    return fused_pieces(CPU, torch.bfloat16, hidden=16, heads=(4, 16), vision=(4, 16))
+
+
+def test_compiled_pieces_take_any_number_of_rows_without_compiling_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    compiled: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph
+
+    pieces = fused(monkeypatch, functools.partial(torch.compile, backend=backend))
+    warm = len(compiled)
+    assert warm >= 5
+    norm = rms_norm(16, torch.bfloat16)
+    with torch.inference_mode():
+        for rows in (2, 7, 100):
+            x, delta = values(rows, 16, dtype=torch.bfloat16), values(rows, 16, dtype=torch.bfloat16, seed=1)
+            total, normed = pieces.add_norm(x, delta, norm.weight, 1e-6)
+            assert torch.equal(normed, norm(x + delta))
+            assert torch.equal(total, x + delta)
+            assert torch.equal(pieces.swiglu(x, delta), torch.nn.functional.silu(x) * delta)
+            heads, (cos, sin) = values(rows, 3, 4, 16, dtype=torch.bfloat16)[:, 1], angles(rows, torch.float32)
+            assert torch.equal(pieces.vision_rope(heads, cos, sin), stock_pieces().vision_rope(heads, cos, sin))
+    assert len(compiled) == warm
+
+
+def test_a_compiler_that_fails_leaves_the_stock_pieces_and_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(function: Any) -> Any:
+        def compiled(*args: Any) -> Any:
+            raise RuntimeError("no compiler here\nand a long trace")
+
+        return compiled
+
+    with caplog.at_level(logging.WARNING):
+        pieces = fused(monkeypatch, broken)
+    assert pieces == stock_pieces()
+    assert [record.getMessage() for record in caplog.records] == [
+        "torch.compile failed (no compiler here): the encoder runs unfused, slower"
+    ]
