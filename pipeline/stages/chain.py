@@ -23,7 +23,7 @@ from pipeline.storage import Store
 __all__ = ["Chain", "ReceiptStream", "build_chain", "part_items"]
 
 WINDOWS_AT_ONCE = 2
-"""Calls of an encoder at a time: while the device computes one window, the next is read, packed and queued behind it."""
+"""Calls of an encoder at a time: while the device computes one window, the next is unpacked and queued behind it."""
 
 WINDOWS_IN_FLIGHT = 3
 """Windows an encoder holds: two in work, one fetched meanwhile."""
