@@ -127,7 +127,7 @@ def test_two_windows_at_a_time_get_their_own_vectors() -> None:
 def test_a_model_whose_probe_does_not_fit_is_refused() -> None:
     encoder = tiny_encoder()
     SmallDevice(encoder, 1)
-    with pytest.raises(ConfigError, match="first forward in float32 on cpu"):
+    with pytest.raises(ConfigError, match="not even a tiny picture fits into cpu beside the weights"):
         encoder.check_contract()
 
 
