@@ -154,7 +154,8 @@ class Qwen3VLEncoder:
             self._device,
             self._dtype,
             hidden=text.hidden_size,
-            heads=(text.num_attention_heads, head_dim),
+            ffn=text.intermediate_size,
+            heads=(text.num_attention_heads, text.num_key_value_heads, head_dim),
             vision=(vision.num_heads, vision.hidden_size // vision.num_heads),
         )
 
