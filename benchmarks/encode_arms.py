@@ -19,7 +19,7 @@ from pipeline.models.patches import patchify
 from pipeline.models.qwen3_vl import Qwen3VLEncoder
 from pipeline.types import MediaKind, Prepared
 
-__all__ = ["Arm", "Ours", "SentenceTransformers", "Stock"]
+__all__ = ["Arm", "Ours", "SentenceTransformers", "Stock", "Vectors"]
 
 Vectors = NDArray[np.float32]
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.encode_arms import Arm, Ours, SentenceTransformers, Stock
+from benchmarks.encode_arms import Arm, Ours, SentenceTransformers, Stock, Vectors
 from benchmarks.encode_items import images, mixed, skewed_texts, texts, videos
 from benchmarks.encode_profile import calibrate, gpu_busy, memory_gib, varlen_signature
 from benchmarks.encode_shapes import B2, B8, TINY, Shape, flops_of, random_model
@@ -102,15 +102,26 @@ def parity(arms: Sequence[Arm], model: Any, items: Sequence[Prepared]) -> dict[s
     with_pictures = [item for item in items if item.visuals][:2]
     some = [*some, *with_pictures]
     vectors = {arm.name: arm.run(some) for arm in arms}
-    dtype = next(model.parameters()).dtype
-    exact = Stock(model.float(), 2).run(some)
-    model.to(dtype)  # back: values that were 16 bits come back as they were
+    exact = _in_float32(model, some)
     found = {}
     for name, each in vectors.items():
         cosines = (each * exact).sum(1) / np.linalg.norm(each, axis=1) / np.linalg.norm(exact, axis=1)
         found[name] = {"median": float(np.median(cosines)), "worst": float(cosines.min())}
         print(f"parity with float32  {name:<24} median {found[name]['median']:.6f}  worst {found[name]['worst']:.6f}")
     return found
+
+
+def _in_float32(model: Any, items: Sequence[Prepared]) -> Vectors:  # noqa: ANN401 - a stock model
+    """The stock vectors of `items` by `model` in float32, which then is again what it was."""
+    dtype = next(model.parameters()).dtype
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    exact = Stock(model.float(), 2).run(items)
+    model.to(dtype)  # values that were 16 bits come back as they were
+    for name, buffer in buffers.items():
+        # The frequencies of the rotations were float32 all along, and would be rounded.
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, buffer)
+    return exact
 
 
 def _arms(encoder: Qwen3VLEncoder, strict: Qwen3VLEncoder, model: Any) -> list[Arm]:  # noqa: ANN401 - a stock model

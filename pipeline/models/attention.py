@@ -61,18 +61,24 @@ def choose_attention(
 
 @torch.inference_mode()
 def _works(kernel: Attention, name: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `kernel` gives the exact kernel's values where versions differ: grouped heads, and a head dim of 72."""
-    lengths = (3, 5)
-    segments = segments_of(lengths, torch.from_numpy(cu_seqlens(lengths)).to(device))
-    for heads, kv_heads, dim, causal in ((4, 2, 128, True), (2, 2, 72, False)):
-        q = torch.randn(sum(lengths), heads, dim, device=device, dtype=dtype)
-        k, v = torch.randn(2, sum(lengths), kv_heads, dim, device=device, dtype=dtype)
+    """Whether `kernel` gives the exact kernel's values where versions differ: grouped heads, the last layer's single
+    queries, and a head dim of 72."""
+    many, single = (
+        segments_of(lengths, torch.from_numpy(cu_seqlens(lengths)).to(device)) for lengths in ((3, 5), (1, 1))
+    )
+    for of_q, heads, kv_heads, dim, causal in (
+        (many, 4, 2, 128, True),
+        (single, 4, 2, 128, False),
+        (many, 2, 2, 72, False),
+    ):
+        q = torch.randn(sum(of_q.lengths), heads, dim, device=device, dtype=dtype)
+        k, v = torch.randn(2, sum(many.lengths), kv_heads, dim, device=device, dtype=dtype)
         try:
-            got = kernel(q, k, v, segments, segments, causal=causal)
+            got = kernel(q, k, v, of_q, many, causal=causal)
         except Exception as error:  # noqa: BLE001 - a kernel that fails in any way is one not to choose
             _log.warning("attention %s does not run here (%s); trying the next", name, str(error).split("\n")[0])
             return False
-        exact = SegmentAttention(sdpa)(q, k, v, segments, segments, causal=causal)
+        exact = SegmentAttention(sdpa)(q, k, v, of_q, many, causal=causal)
         if not torch.allclose(got.float(), exact.float(), atol=SAME):
             _log.warning("attention %s gives other values than sdpa; trying the next", name)
             return False

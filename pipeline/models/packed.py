@@ -19,6 +19,7 @@ from pipeline.models.batch import PackedBatch, PackedPictures
 from pipeline.models.pieces import Pieces
 from pipeline.models.rows import by_rows
 from pipeline.models.vision import PackedVision
+from pipeline.packing import PATCHES_PER_TOKEN
 
 __all__ = ["FeatureStore", "PackedModel"]
 
@@ -123,7 +124,7 @@ class PackedModel:
 def _keep(pictures: PackedPictures, features: list[Tensor], store: FeatureStore, keep: Collection[int]) -> None:
     start = 0
     for key, patches in zip(pictures.keys, pictures.segments.lengths, strict=True):
-        stop = start + patches // 4
+        stop = start + patches // PATCHES_PER_TOKEN
         if key in keep:
             store[key] = [level[start:stop].clone() for level in features]
         start = stop

@@ -20,7 +20,7 @@ __all__ = ["Pieces", "fused_pieces", "stock_pieces"]
 _log = logging.getLogger("lakevec")
 
 WARM_ROWS = 64
-"""Rows of the tensors that compile a piece; they are marked dynamic, and any number but 0 and 1 does."""
+"""Rows of the tensors that compile a piece for any number of rows from 2 on: they are marked dynamic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,18 @@ def stock_pieces() -> Pieces:
 
 
 def fused_pieces(
-    device: torch.device, dtype: torch.dtype, *, hidden: int, heads: tuple[int, int], vision: tuple[int, int]
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    hidden: int,
+    ffn: int,
+    heads: tuple[int, int, int],
+    vision: tuple[int, int],
 ) -> Pieces:
     """Compiled pieces, warmed up for `dtype` on `device`; the stock ones, with a warning, if compiling fails.
 
-    `hidden`: width of the language model; `heads` and `vision`: head count and head dim of either tower.
+    `hidden` and `ffn`: widths of the language model; `heads`: its query heads, key heads and their dim; `vision`: the
+    vision tower's heads and their dim.
     """
     started = time.monotonic()
     fused = Pieces(
@@ -60,7 +67,7 @@ def fused_pieces(
         vision_rope=torch.compile(_vision_rope),
     )
     try:
-        _warm(fused, device, dtype, hidden, heads, vision)
+        _warm(fused, device, dtype, hidden, ffn, heads, vision)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a compiler fails with, there is a way without it
@@ -75,29 +82,35 @@ def _warm(
     device: torch.device,
     dtype: torch.dtype,
     hidden: int,
-    heads: tuple[int, int],
+    ffn: int,
+    heads: tuple[int, int, int],
     vision: tuple[int, int],
 ) -> None:
     # Laid out as in a forward, for a compiled piece is bound to strides: weights are parameters, and the vision tower's
     # heads are views of what holds queries, keys and values together.
-    text, picture = _rows(device, dtype, *heads), _rows(device, dtype, 3, *vision)[:, 0]
+    q_heads, kv_heads, dim = heads
+    picture = _rows(WARM_ROWS, device, dtype, 3, *vision)[:, 0]
     torch._dynamo.mark_dynamic(picture, 0)
-    x, eps = _rows(device, dtype, hidden), 1e-6
-    wide, narrow = _weight(hidden, device, dtype), _weight(heads[1], device, dtype)
-    turns = [_rows(device, dtype, 1, heads[1] // 2) for _ in range(2)]
-    vision_turns = [_rows(device, torch.float32, 1, vision[1] // 2) for _ in range(2)]
+    wide, narrow, eps = _weight(hidden, device, dtype), _weight(dim, device, dtype), 1e-6
+    vision_turns = [_rows(WARM_ROWS, device, torch.float32, 1, vision[1] // 2) for _ in range(2)]
     with torch.inference_mode():
-        pieces.norm(x, wide, eps)
-        pieces.add_norm(x, _rows(device, dtype, hidden), wide, eps)
-        pieces.norm_rope(text, narrow, eps, *turns)
-        pieces.swiglu(x, _rows(device, dtype, hidden))
+        pieces.norm(_rows(WARM_ROWS, device, dtype, hidden), wide, eps)
         pieces.vision_rope(picture, *vision_turns)
+        # One row is the pooled token of a forward that holds one item: a size that is compiled for itself.
+        for rows, head_counts in ((WARM_ROWS, (kv_heads, q_heads)), (1, (q_heads,))):
+            x, delta = (_rows(rows, device, dtype, hidden) for _ in range(2))
+            pieces.add_norm(x, delta, wide, eps)
+            pieces.swiglu(*(_rows(rows, device, dtype, ffn) for _ in range(2)))
+            turns = [_rows(rows, device, dtype, 1, dim // 2) for _ in range(2)]
+            for count in head_counts:
+                pieces.norm_rope(_rows(rows, device, dtype, count, dim), narrow, eps, *turns)
 
 
-def _rows(device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
+def _rows(rows: int, device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
     with torch.inference_mode():
-        made = torch.ones(WARM_ROWS, *shape, device=device, dtype=dtype)
-    torch._dynamo.mark_dynamic(made, 0)
+        made = torch.ones(rows, *shape, device=device, dtype=dtype)
+    if rows > 1:
+        torch._dynamo.mark_dynamic(made, 0)
     return made
 
 

@@ -131,8 +131,14 @@ class Qwen3VLEncoder:
         return run.finish()
 
     def check_contract(self) -> None:
-        """Run one tiny text and picture. Raises ConfigError unless the result is finite and of `hidden_dim`."""
-        vectors = self.encode([picture_item(self._stock.config)]).vectors
+        """Run one tiny text and picture. Raises ConfigError unless it fits, and is finite and of `hidden_dim`."""
+        encoded = self.encode([picture_item(self._stock.config)])
+        if encoded.too_large:
+            raise ConfigError(
+                f"not even a tiny picture fits into {self._device} beside the weights ({encoded.too_large[0][1]}); "
+                "use a larger GPU or the smaller model"
+            )
+        vectors = encoded.vectors
         if vectors.shape != (1, self.hidden_dim) or not np.isfinite(vectors).all():
             raise ConfigError(
                 f"the model's first forward in {self.dtype} on {self._device} is not finite: the weights are damaged, "
@@ -148,7 +154,8 @@ class Qwen3VLEncoder:
             self._device,
             self._dtype,
             hidden=text.hidden_size,
-            heads=(text.num_attention_heads, head_dim),
+            ffn=text.intermediate_size,
+            heads=(text.num_attention_heads, text.num_key_value_heads, head_dim),
             vision=(vision.num_heads, vision.hidden_size // vision.num_heads),
         )
 

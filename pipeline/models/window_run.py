@@ -2,13 +2,14 @@
 
 In: a window's items and their blocks. Out: `Encoded`. While the device computes a micro-batch, a helper thread collates
 the next one and starts its copies (on a CPU, where it would take the cores that compute, there is none). A micro-batch
-that does not fit is packed anew under half its size, down to one item; a single item that does not fit is `too_large`.
+that does not fit is packed anew under half its size, down to one item. A single item that does not fit is tried once
+more with nothing else under way, and is `too_large` if it does not fit then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
 
 import torch
@@ -65,11 +66,14 @@ class WindowRun:
         while schedule:
             indices = schedule.take()
             ahead, problem = self._attempt(indices, ahead, schedule)
+            if problem is not None:
+                self._quieten(ahead)
+                ahead = None
+                if len(indices) == 1:
+                    problem = self._alone(indices, schedule)
             if problem is None:
                 self._fills.append(min(1.0, budget.fill(schedule.costs_of(indices))))
-                continue
-            self._release()
-            if len(indices) == 1:
+            elif len(indices) == 1:
                 self._too_large.append((indices[0], problem))
             else:
                 budget = budget.after_failure(schedule.costs_of(indices))
@@ -94,13 +98,27 @@ class WindowRun:
         try:
             batch = self._batch(indices, ahead)
             ahead = self._look_ahead(schedule, indices)
-            keep = schedule.wanted_later(indices)
-            self._results.take(indices, self._model(batch, self._store, keep))
+            self._compute(batch, indices, schedule)
         except torch.OutOfMemoryError as error:
-            return None, first_line(error)
+            return ahead, first_line(error)
+        return ahead, None
+
+    def _alone(self, indices: tuple[int, ...], schedule: Schedule) -> str | None:
+        """Launch `indices` with no micro-batch on its way; why it did not fit even so."""
+        try:
+            self._compute(self._collated(indices, frozenset(self._store)), indices, schedule)
+        except torch.OutOfMemoryError as error:
+            problem = first_line(error)
+        else:
+            return None
+        self._release()
+        return problem
+
+    def _compute(self, batch: PackedBatch, indices: tuple[int, ...], schedule: Schedule) -> None:
+        keep = schedule.wanted_later(indices)
+        self._results.take(indices, self._model(batch, self._store, keep))
         for key in self._store.keys() & (self._shown(indices) - keep):
             del self._store[key]
-        return ahead, None
 
     def _batch(self, indices: tuple[int, ...], ahead: _Ahead | None) -> PackedBatch:
         if ahead is not None and ahead.indices == indices:
@@ -122,6 +140,12 @@ class WindowRun:
 
     def _shown(self, indices: tuple[int, ...]) -> set[int]:
         return {key for index in indices for key in self._keys[index]}
+
+    def _quieten(self, ahead: _Ahead | None) -> None:
+        """Give up the micro-batch on its way: its copies may be what took the memory, or what there was none for."""
+        if ahead is not None:
+            wait([ahead.batch])
+        self._release()
 
     def _release(self) -> None:
         if self._sender.device.type == "cuda":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -58,11 +57,14 @@ class EncodeStage:
 
         Two threads may call: while the device computes one window, the other is read, packed and queued behind it.
         """
-        started = time.monotonic()
-        window = unpack_window(table)
-        encoded = encode_distinct(self._encoder, window.prepared, dedupe=self._settings.dedupe)
+        self._clock.begin()
+        try:
+            window = unpack_window(table)
+            encoded = encode_distinct(self._encoder, window.prepared, dedupe=self._settings.dedupe)
+        finally:
+            encode_s = self._clock.end()
         outcomes = window_outcomes(
-            window, encoded, specs=self._settings.specs, carry=self._settings.carry, encode_s=self._clock.spent(started)
+            window, encoded, specs=self._settings.specs, carry=self._settings.carry, encode_s=encode_s
         )
         self._meter.encoded.remote(window.facts.num_rows, sum(item.n_tokens for item in window.prepared))
         return outcomes
@@ -74,13 +76,22 @@ class BusyClock:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._lock = threading.Lock()
-        self._ended = -math.inf
+        self._running = 0
+        self._counted_until = 0.0
 
-    def spent(self, started: float) -> float:
-        """Seconds from `started` until now that no call which ended earlier has counted."""
+    def begin(self) -> None:
+        """A call begins."""
+        with self._lock:
+            if self._running == 0:
+                self._counted_until = self._now()
+            self._running += 1
+
+    def end(self) -> float:
+        """A call ends: the busy seconds that no call which ended earlier has counted."""
         with self._lock:
             now = self._now()
-            spent, self._ended = now - max(started, self._ended), now
+            spent, self._counted_until = now - self._counted_until, now
+            self._running -= 1
         return spent
 
 

@@ -38,10 +38,12 @@ class WorkerLogReader:
     """Writes to the driver's log what it has not written yet."""
 
     def __init__(self) -> None:
-        self._written = 0
+        self._written: set[Message] = set()
 
     def show(self, said: Sequence[Message]) -> None:
-        """Log `said`, all messages of the run so far in order, from the first new one on."""
-        for level, text in said[self._written :]:
-            logging.getLogger(_LOGGER).log(level, "%s", text)
-        self._written = max(self._written, len(said))
+        """Log those of `said` that are new; a meter that died and restarted knows only what was said since."""
+        for message in said:
+            if message not in self._written:
+                self._written.add(message)
+                level, text = message
+                logging.getLogger(_LOGGER).log(level, "%s", text)

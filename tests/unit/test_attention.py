@@ -111,12 +111,17 @@ def test_a_kernel_is_tried_before_it_is_chosen(caplog: pytest.LogCaptureFixture)
     def unmasked(*args: Any, causal: bool) -> torch.Tensor:
         return exact(*args, causal=False)
 
+    def square(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *segments: Any, causal: bool) -> torch.Tensor:
+        return exact(q, k[: len(q)], v[: len(q)], segments[0], segments[0], causal=causal)
+
     assert module._works(exact, "exact", CPU, torch.bfloat16)
     assert not module._works(ungrouped, "ungrouped", CPU, torch.bfloat16)
     assert not module._works(unmasked, "unmasked", CPU, torch.bfloat16)
+    assert not module._works(square, "square", CPU, torch.bfloat16)
     assert [record.getMessage() for record in caplog.records] == [
         "attention ungrouped does not run here (as many heads, please); trying the next",
         "attention unmasked gives other values than sdpa; trying the next",
+        "attention square gives other values than sdpa; trying the next",
     ]
 
 

@@ -32,6 +32,15 @@ def test_the_gpu_benchmark_runs_on_a_cpu_with_a_tiny_model(tmp_path: Path, capsy
     assert "of the measured product rate" in capsys.readouterr().out
 
 
+def test_the_float32_yardstick_leaves_the_model_as_it_was() -> None:
+    model = random_model(TINY, torch.device("cpu"), torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    encode_gpu.parity([Stock(model, 2)], model, [text_item(9), text_item(12, seed=1)])
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        assert tensor.dtype == before[name].dtype, name
+        assert torch.equal(tensor, before[name]), name
+
+
 def test_the_cpu_benchmark_runs_with_a_tiny_model(tmp_path: Path) -> None:
     out = tmp_path / "cpu.json"
     threads = torch.get_num_threads()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, RejectCode
 from pipeline.models.batch import PackedBatch
+from pipeline.models.collate import HostBatch
 from pipeline.models.memory import GPU_TOKENS, TRIAL_TOKENS, find_budget
 from pipeline.models.packed import FeatureStore
 from pipeline.models.probe import filling_items
@@ -87,6 +89,24 @@ def test_a_picture_whose_first_item_is_lost_is_computed_for_the_next() -> None:
         np.testing.assert_allclose(encoded.vectors[1:], expected[1:], atol=1e-5)
 
 
+def test_a_copy_ahead_that_finds_no_room_loses_no_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, items = tiny_encoder(token_budget=1), [text_item(20, seed=1), text_item(10, seed=2)]
+    expected, send = encoder.encode(items).vectors, encoder._sender.send
+
+    def full_beside_a_forward(batch: HostBatch) -> PackedBatch:
+        if threading.current_thread() is not threading.main_thread():
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return send(batch)
+
+    monkeypatch.setattr(encoder._sender, "send", full_beside_a_forward)
+    with ThreadPoolExecutor(1) as helper:
+        encoder._helper = helper
+        encoded = encoder.encode(items)
+    assert encoded.too_large == ()
+    assert encoded.forwards == 2
+    np.testing.assert_array_equal(encoded.vectors, expected)
+
+
 def test_collating_ahead_gives_the_same_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, ahead = tiny_encoder(token_budget=60), tiny_encoder(token_budget=60)
     with ThreadPoolExecutor(1) as helper:
@@ -107,7 +127,7 @@ def test_two_windows_at_a_time_get_their_own_vectors() -> None:
 def test_a_model_whose_probe_does_not_fit_is_refused() -> None:
     encoder = tiny_encoder()
     SmallDevice(encoder, 1)
-    with pytest.raises(ConfigError, match="first forward in float32 on cpu"):
+    with pytest.raises(ConfigError, match="not even a tiny picture fits into cpu beside the weights"):
         encoder.check_contract()
 
 

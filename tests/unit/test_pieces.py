@@ -63,7 +63,7 @@ def test_swiglu_and_vision_rotation_are_bit_equal_to_the_stock_ones(dtype: torch
 
 def fused(monkeypatch: pytest.MonkeyPatch, compiler: Callable[..., Any]) -> Pieces:
     monkeypatch.setattr(torch, "compile", compiler)
-    return fused_pieces(CPU, torch.bfloat16, hidden=16, heads=(4, 16), vision=(4, 16))
+    return fused_pieces(CPU, torch.bfloat16, hidden=16, ffn=24, heads=(4, 2, 16), vision=(4, 16))
 
 
 def test_compiled_pieces_take_any_number_of_rows_without_compiling_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,14 +79,21 @@ def test_compiled_pieces_take_any_number_of_rows_without_compiling_again(monkeyp
     assert warm >= 5
     norm = rms_norm(16, torch.bfloat16)
     with torch.inference_mode():
-        for rows in (2, 7, 100):
+        for rows in (1, 2, 7, 100):
             x, delta = values(rows, 16, dtype=torch.bfloat16), values(rows, 16, dtype=torch.bfloat16, seed=1)
             total, normed = pieces.add_norm(x, delta, norm.weight, 1e-6)
             assert torch.equal(normed, norm(x + delta))
             assert torch.equal(total, x + delta)
-            assert torch.equal(pieces.swiglu(x, delta), torch.nn.functional.silu(x) * delta)
-            heads, (cos, sin) = values(rows, 3, 4, 16, dtype=torch.bfloat16)[:, 1], angles(rows, torch.float32)
-            assert torch.equal(pieces.vision_rope(heads, cos, sin), stock_pieces().vision_rope(heads, cos, sin))
+            gate, up = values(rows, 24, dtype=torch.bfloat16), values(rows, 24, dtype=torch.bfloat16, seed=1)
+            assert torch.equal(pieces.swiglu(gate, up), torch.nn.functional.silu(gate) * up)
+            # One row has only the pooled token's query; keys and pictures never have so few.
+            for count in (4,) if rows == 1 else (2, 4):
+                heads, turns = values(rows, count, 16, dtype=torch.bfloat16), angles(rows, torch.bfloat16)
+                expected = stock_pieces().norm_rope(heads, norm.weight, 1e-6, *turns)
+                assert torch.equal(pieces.norm_rope(heads, norm.weight, 1e-6, *turns), expected)
+            if rows > 1:
+                heads, (cos, sin) = values(rows, 3, 4, 16, dtype=torch.bfloat16)[:, 1], angles(rows, torch.float32)
+                assert torch.equal(pieces.vision_rope(heads, cos, sin), stock_pieces().vision_rope(heads, cos, sin))
     assert len(compiled) == warm
 
 

@@ -47,7 +47,9 @@ def test_messages_are_written_once_and_in_order(worker: Remote, caplog: pytest.L
         reader.show(said)
         reader.show(())  # a meter that restarted knows nothing
         reader.show(said)
-    assert [(record.levelno, record.getMessage()) for record in caplog.records] == list(said)
+        later = (logging.INFO, "said to a meter that restarted")
+        reader.show((later,))
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [*said, later]
 
 
 def test_a_meter_keeps_so_many_messages(worker: Remote) -> None:
