@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.models.encoder import Encoded
-from pipeline.stages.encode import EncodeSettings, EncodeStage
+from pipeline.stages.encode import BusyClock, EncodeSettings, EncodeStage
 from pipeline.stages.prepare import PrepareSettings, PrepareStage
 from pipeline.types import Prepared
 
@@ -37,6 +37,7 @@ class NullEncodeStage(EncodeStage):
     def __init__(self, settings: EncodeSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
         self._settings = settings
         self._meter = meter
+        self._clock = BusyClock()
         self._encoder = _NullEncoder()
 
 
