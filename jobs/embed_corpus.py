@@ -17,7 +17,8 @@ from pathlib import Path
 # A script's own folder is on the path, its repository is not: the job must run from a checkout without an install.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipeline.console import leave
 from pipeline.job import run_job
 
 if __name__ == "__main__":
-    sys.exit(run_job("embed_corpus", __doc__ or "", sys.argv[1:]))
+    leave(run_job("embed_corpus", __doc__ or "", sys.argv[1:]))

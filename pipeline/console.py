@@ -7,13 +7,15 @@ closed by its reader. A broken pipe of anything else (a worker, a store) stays t
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import select
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TextIO
+from contextlib import suppress
+from typing import NoReturn, ParamSpec, TextIO
 
-__all__ = ["PIPE_CLOSED", "ends_quietly"]
+__all__ = ["PIPE_CLOSED", "ends_quietly", "leave"]
 
 PIPE_CLOSED = 141
 """What a shell reports of a command that SIGPIPE ended; no status of a job's work, so no `errors.ExitCode`."""
@@ -41,6 +43,20 @@ def ends_quietly(main: Callable[P, int]) -> Callable[P, int]:
             return PIPE_CLOSED
 
     return run
+
+
+def leave(status: int) -> NoReturn:
+    """End the process with `status` now, once everything is written and nothing of the run is left open.
+
+    A job's interpreter is not taken down piece by piece: native threads of its libraries may still be about. A process
+    was seen to abort (SIGABRT) after a run that was complete, its summary written.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError, ValueError):  # nobody reads it, which `ends_quietly` has judged
+                stream.flush()
+    os._exit(status)
 
 
 def _flush() -> None:
