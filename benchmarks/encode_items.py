@@ -1,8 +1,13 @@
-"""Sets of prepared items to encode: what lakes look like, made up. Ids and pixels are random: no work is shared."""
+"""Sets of prepared items to encode: what lakes look like, made up.
+
+All begin with the same tokens, as the system turn and the instruction make a job's items do; what follows is random, so
+that no other work is shared.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +15,9 @@ from pipeline.types import MediaKind, Prepared
 from tests.fixtures.prepared import item_of, text_item, visual
 
 __all__ = ["images", "mixed", "skewed_texts", "texts", "videos"]
+
+INSTRUCTION_TOKENS = 14
+"""Of every prompt, in front of what the item holds: the system turn with the default instruction."""
 
 SIDE_PX = (256, 320, 384, 448, 512, 640)
 """Sides of the small pictures: 64 to 400 tokens."""
@@ -22,8 +30,11 @@ def skewed_texts(count: int, median_tokens: int, *, sigma: float = 1.0, longest:
 
 
 def texts(lengths: Sequence[int]) -> list[Prepared]:
-    """One text a length (tokens)."""
-    return [text_item(max(0, length - 4), seed=number) for number, length in enumerate(lengths)]
+    """One text a length (tokens, the instruction included)."""
+    return [
+        _instructed(text_item(max(0, length - INSTRUCTION_TOKENS - 4), seed=number))
+        for number, length in enumerate(lengths)
+    ]
 
 
 def images(count: int, sides_px: Sequence[int] = SIDE_PX) -> list[Prepared]:
@@ -31,7 +42,7 @@ def images(count: int, sides_px: Sequence[int] = SIDE_PX) -> list[Prepared]:
     rng = np.random.default_rng(2)
     sizes = rng.choice(sides_px, (count, 2))
     return [
-        item_of([visual(MediaKind.IMAGE, 1, int(high), int(wide), seed=number)], 20, seed=number)
+        _instructed(item_of([visual(MediaKind.IMAGE, 1, int(high), int(wide), seed=number)], 20, seed=number))
         for number, (high, wide) in enumerate(sizes)
     ]
 
@@ -39,7 +50,7 @@ def images(count: int, sides_px: Sequence[int] = SIDE_PX) -> list[Prepared]:
 def videos(count: int, frames: int, height_px: int, width_px: int) -> list[Prepared]:
     """Clips of `frames` frames."""
     return [
-        item_of([visual(MediaKind.VIDEO, frames, height_px, width_px, seed=number)], 20, seed=number)
+        _instructed(item_of([visual(MediaKind.VIDEO, frames, height_px, width_px, seed=number)], 20, seed=number))
         for number in range(count)
     ]
 
@@ -48,3 +59,13 @@ def mixed(*parts: Sequence[Prepared]) -> list[Prepared]:
     """All of `parts`, shuffled."""
     items = [item for part in parts for item in part]
     return [items[index] for index in np.random.default_rng(3).permutation(len(items))]
+
+
+def _instructed(item: Prepared) -> Prepared:
+    tokens = np.random.default_rng(4).integers(0, 151643, INSTRUCTION_TOKENS).astype(np.int32)
+    positions = np.tile(np.arange(INSTRUCTION_TOKENS, dtype=np.int32), (3, 1))
+    return replace(
+        item,
+        input_ids=np.concatenate([tokens, item.input_ids]),
+        position_ids=np.concatenate([positions, item.position_ids + INSTRUCTION_TOKENS], 1),
+    )

@@ -9,11 +9,9 @@ two towers run one after the other: so each has its own bound, and their sum is 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.types import Prepared
 
@@ -77,10 +75,12 @@ def pack(costs: Sequence[Cost], budget: Budget, *, single: bool = False) -> list
     order = sorted(range(len(costs)), key=lambda index: (-costs[index].tokens, -costs[index].patches, index))
     if single:
         return [[index] for index in order]
-    sizes = np.array([(costs[index].tokens, costs[index].patches) for index in order], np.int64).reshape(-1, 2)
-    bounds = np.array([budget.tokens, budget.patches], np.int64)
-    count = min(len(order), int(-(-sizes.sum(0) // bounds).max(initial=0)))
-    while (places := _spread(sizes, bounds, count)) is None:
+    fewest = max(
+        -(-sum(cost.tokens for cost in costs) // budget.tokens),
+        -(-sum(cost.patches for cost in costs) // budget.patches),
+    )
+    count = min(len(order), fewest)
+    while (places := _spread([costs[index] for index in order], budget, count)) is None:
         count = min(len(order), count + 1 + count // MORE_BATCHES)
     batches: list[list[int]] = [[] for _ in range(count)]
     for index, place in zip(order, places, strict=True):
@@ -88,16 +88,22 @@ def pack(costs: Sequence[Cost], budget: Budget, *, single: bool = False) -> list
     return [batch for batch in batches if batch]
 
 
-def _spread(sizes: NDArray[np.int64], bounds: NDArray[np.int64], count: int) -> list[int] | None:
-    """The batch of each item, the emptiest that it fits into; None if `count` batches are too few."""
-    loads = np.zeros((count, 2), np.int64)
+def _spread(costs: Sequence[Cost], budget: Budget, count: int) -> list[int] | None:
+    """The batch of each of `costs`, the emptiest that it fits into; None if `count` batches are too few."""
+    loads = [(0.0, place, 0, 0) for place in range(count)]  # how full, which, its tokens, its patches
     places = []
-    for size in sizes:
-        after = loads + size
-        fits = (after <= bounds).all(1) | ~loads.any(1)
-        if not fits.any():
+    for cost in costs:
+        fuller = []
+        while loads:
+            fill, place, tokens, patches = heapq.heappop(loads)
+            after = (tokens + cost.tokens, patches + cost.patches)
+            if fill == 0 or (after[0] <= budget.tokens and after[1] <= budget.patches):
+                break
+            fuller.append((fill, place, tokens, patches))
+        else:
             return None
-        place = int(np.argmin(np.where(fits, (after / bounds).max(1), np.inf)))
-        loads[place] += size
+        heapq.heappush(loads, (max(after[0] / budget.tokens, after[1] / budget.patches), place, *after))
+        for load in fuller:
+            heapq.heappush(loads, load)
         places.append(place)
     return places

@@ -8,7 +8,6 @@ A causal query stands at the end of its segment's keys: `q` and `k` of a causal 
 
 from __future__ import annotations
 
-import inspect
 import logging
 from typing import Any, Protocol
 
@@ -16,11 +15,12 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import ConfigError
+from pipeline.models.flash_attention import FlashAttention, VarlenAttention
 from pipeline.models.flex_attention import FlexAttention
 from pipeline.models.segment_attention import SegmentAttention, eager, sdpa
 from pipeline.models.segments import Segments, cu_seqlens, segments_of
 
-__all__ = ["Attention", "choose_attention", "varlen_options"]
+__all__ = ["Attention", "check_attention", "choose_attention"]
 
 _log = logging.getLogger("lakevec")
 
@@ -38,6 +38,18 @@ class Attention(Protocol):
         self, q: Tensor, k: Tensor, v: Tensor, of_q: Segments, of_k: Segments, *, causal: bool
     ) -> Tensor: ...
 
+    def with_lse(
+        self, q: Tensor, k: Tensor, v: Tensor, of_q: Segments, of_k: Segments, *, causal: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The same, and float32[Tq, H]: the natural logarithm of the sum of each query's exponentiated scores."""
+
+
+def check_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise ConfigError if the kernel that `model.attention` names cannot run here."""
+    problem = None if wanted == "auto" else _problem(wanted, device, dtype)
+    if problem:
+        raise ConfigError(f"model.attention {wanted} {problem}")
+
 
 def choose_attention(
     wanted: str, device: torch.device, dtype: torch.dtype, *, invariant: bool = False
@@ -47,10 +59,8 @@ def choose_attention(
     `auto`: the first of varlen, flash_attention_2 and flex that this GPU and torch can run in 16 bits, and sdpa
     elsewhere. Raises ConfigError if what is named cannot run here.
     """
+    check_attention(wanted, device, dtype)
     if wanted != "auto":
-        problem = _problem(wanted, device, dtype)
-        if problem:
-            raise ConfigError(f"model.attention {wanted} {problem}")
         return wanted, _kernel(wanted, invariant)
     preferred = ("varlen", "flash_attention_2", "flex") if device.type == "cuda" else ()
     for name in preferred:
@@ -62,27 +72,38 @@ def choose_attention(
 @torch.inference_mode()
 def _works(kernel: Attention, name: str, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `kernel` gives the exact kernel's values where versions differ: grouped heads, the last layer's single
-    queries, and a head dim of 72."""
-    many, single = (
-        segments_of(lengths, torch.from_numpy(cu_seqlens(lengths)).to(device)) for lengths in ((3, 5), (1, 1))
-    )
+    queries, a head dim of 72, queries and keys of unlike lengths; and the exact logarithms."""
+    many, single, few = (_segments(lengths, device) for lengths in ((3, 5), (1, 1), (2, 4)))
+    exact = SegmentAttention(sdpa)
     for of_q, heads, kv_heads, dim, causal in (
         (many, 4, 2, 128, True),
         (single, 4, 2, 128, False),
+        (few, 4, 2, 128, False),
         (many, 2, 2, 72, False),
     ):
         q = torch.randn(sum(of_q.lengths), heads, dim, device=device, dtype=dtype)
         k, v = torch.randn(2, sum(many.lengths), kv_heads, dim, device=device, dtype=dtype)
         try:
-            got = kernel(q, k, v, of_q, many, causal=causal)
+            plain = kernel(q, k, v, of_q, many, causal=causal)
+            got = kernel.with_lse(q, k, v, of_q, many, causal=causal)
+        except torch.OutOfMemoryError:
+            raise
         except Exception as error:  # noqa: BLE001 - a kernel that fails in any way is one not to choose
             _log.warning("attention %s does not run here (%s); trying the next", name, str(error).split("\n")[0])
             return False
-        exact = SegmentAttention(sdpa)(q, k, v, of_q, many, causal=causal)
-        if not torch.allclose(got.float(), exact.float(), atol=SAME):
+        wanted = exact.with_lse(q, k, v, of_q, many, causal=causal)
+        if not all(_close(*pair) for pair in ((plain, wanted[0]), *zip(got, wanted, strict=True))):
             _log.warning("attention %s gives other values than sdpa; trying the next", name)
             return False
     return True
+
+
+def _segments(lengths: tuple[int, ...], device: torch.device) -> Segments:
+    return segments_of(lengths, torch.from_numpy(cu_seqlens(lengths)).to(device))
+
+
+def _close(got: Tensor, wanted: Tensor) -> bool:
+    return got.shape == wanted.shape and torch.allclose(got.float(), wanted.float(), atol=SAME)
 
 
 def _problem(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -104,9 +125,9 @@ def _problem(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
 
 def _kernel(name: str, invariant: bool) -> Attention:
     if name == "varlen":
-        return _varlen_attention(invariant)
+        return VarlenAttention(_varlen(), invariant=invariant)
     if name == "flash_attention_2":
-        return _flash_attention()
+        return FlashAttention(_flash())
     if name == "flex":
         return FlexAttention(compiled=True)
     return SegmentAttention(eager if name == "eager" else sdpa)
@@ -120,48 +141,9 @@ def _varlen() -> Any:  # noqa: ANN401 - a function whose signature differs betwe
     return varlen_attn
 
 
-def varlen_options(parameters: object, *, causal: bool, gqa: bool, invariant: bool) -> dict[str, Any]:
-    """Keyword arguments that say this to a `varlen_attn` with such `parameters` (names of its signature).
-
-    Torch 2.10 has `is_causal`, later ones `window_size`; `enable_gqa` and `num_splits` came later still.
-    """
-    names = set(parameters)  # type: ignore[call-overload]
-    options: dict[str, Any] = {}
-    if causal:
-        options |= {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
-    if gqa and "enable_gqa" in names:
-        options["enable_gqa"] = True
-    if invariant and "num_splits" in names:
-        options["num_splits"] = 1
-    return options
-
-
-def _varlen_attention(invariant: bool) -> Attention:
-    varlen = _varlen()
-    parameters = inspect.signature(varlen).parameters
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, of_q: Segments, of_k: Segments, *, causal: bool) -> Tensor:
-        grouped = q.shape[1] != k.shape[1]
-        options = varlen_options(parameters, causal=causal, gqa=grouped, invariant=invariant)
-        out: Tensor = varlen(q, k, v, of_q.cu, of_k.cu, of_q.longest, of_k.longest, **options)
-        return out
-
-    return attend
-
-
 def _flash() -> Any:  # noqa: ANN401 - an optional package without types
     try:
         from flash_attn import flash_attn_varlen_func
     except ImportError:
         return None
     return flash_attn_varlen_func
-
-
-def _flash_attention() -> Attention:
-    flash = _flash()
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, of_q: Segments, of_k: Segments, *, causal: bool) -> Tensor:
-        out: Tensor = flash(q, k, v, of_q.cu, of_k.cu, of_q.longest, of_k.longest, causal=causal)
-        return out
-
-    return attend

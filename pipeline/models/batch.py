@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.models.collate import HostBatch, HostPictures
+from pipeline.models.collate import HostBatch, HostPictures, HostPrefixes
 from pipeline.models.segments import Segments, cu_seqlens, segments_of
 
-__all__ = ["PackedBatch", "PackedPictures", "Sender"]
+__all__ = ["PackedBatch", "PackedPictures", "PackedPrefixes", "Sender"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +33,17 @@ class PackedPictures:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PackedPrefixes:
+    """`HostPrefixes` on the device: the segments of the prefixes, of the tokens that continue them, and of the pooled
+    ones among those."""
+
+    keys: tuple[int, ...]
+    segments: Segments
+    continued: Segments
+    pooled: Segments
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PackedBatch:
     """`HostBatch` on the device; `pooled` has one token an item. `copied`: CUDA's event of the copies' end."""
 
@@ -45,6 +56,7 @@ class PackedBatch:
     sources: Tensor
     pictures: PackedPictures | None
     borrowed: tuple[int, ...]
+    prefixes: PackedPrefixes | None
     copied: torch.cuda.Event | None
 
     @property
@@ -66,6 +78,8 @@ class PackedBatch:
         if self.pictures is not None:
             yield from self.pictures.stacks
             yield from (self.pictures.segments.cu, self.pictures.places, self.pictures.entries, self.pictures.weights)
+        if self.prefixes is not None:
+            yield from (self.prefixes.segments.cu, self.prefixes.continued.cu, self.prefixes.pooled.cu)
 
 
 class Sender:
@@ -102,7 +116,16 @@ class Sender:
             sources=self._put(batch.sources),
             pictures=self._pictures(batch.pictures) if batch.pictures is not None else None,
             borrowed=batch.borrowed,
+            prefixes=self._prefixes(batch.prefixes) if batch.prefixes is not None else None,
             copied=copied,
+        )
+
+    def _prefixes(self, prefixes: HostPrefixes) -> PackedPrefixes:
+        return PackedPrefixes(
+            keys=prefixes.keys,
+            segments=self._segments(prefixes.lengths),
+            continued=self._segments(prefixes.tokens),
+            pooled=self._segments(prefixes.items),
         )
 
     def _pictures(self, pictures: HostPictures) -> PackedPictures:

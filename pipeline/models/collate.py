@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from pipeline.models.blocks import Block
 from pipeline.models.grids import grid_facts
 from pipeline.packing import PATCHES_PER_TOKEN
+from pipeline.prefixes import WHOLE
 from pipeline.types import Prepared
 
-__all__ = ["HostBatch", "HostPictures", "VisionShape", "collate"]
+__all__ = ["HostBatch", "HostPictures", "HostPrefixes", "VisionShape", "collate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,26 @@ class HostPictures:
 
 
 @dataclass(frozen=True, slots=True)
+class HostPrefixes:
+    """Prefixes that the first items of a batch continue, those of one prefix next to each other.
+
+    `keys` of the prefixes and their `lengths` in tokens; `tokens` and `items` that continue each.
+    """
+
+    keys: tuple[int, ...]
+    lengths: tuple[int, ...]
+    tokens: tuple[int, ...]
+    items: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class HostBatch:
     """Items packed into one sequence of T tokens, V of them visual.
 
     `ids` int32[T]; `positions` int64[3, T]; `lengths`: tokens of each item; `last` int64[items]: the row of each item's
     last token; `shown` int64[V]: the rows of visual tokens; `sources` int64[V]: which feature each shows, counted over
-    the features of `pictures` and then of the blocks `borrowed` (keys) from earlier forwards.
+    the features of `pictures` and then of the blocks `borrowed` (keys) from earlier forwards. `prefixes`: None where no
+    item continues one.
     """
 
     ids: NDArray[np.int32]
@@ -65,12 +80,21 @@ class HostBatch:
     sources: NDArray[np.int64]
     pictures: HostPictures | None
     borrowed: tuple[int, ...]
+    prefixes: HostPrefixes | None = None
 
 
 def collate(
-    items: Sequence[Prepared], blocks: Sequence[tuple[Block, ...]], kept: Collection[int], shape: VisionShape
+    items: Sequence[Prepared],
+    blocks: Sequence[tuple[Block, ...]],
+    kept: Collection[int],
+    shape: VisionShape,
+    prefixes: Sequence[tuple[int, int]] = (),
 ) -> HostBatch:
-    """Pack `items` (at least one), whose blocks are `blocks`; features of the keys `kept` need no computing."""
+    """Pack `items` (at least one), whose blocks are `blocks`; features of the keys `kept` need no computing.
+
+    `prefixes`: of each item the key and the length of the prefix that it continues, if any does; those of one prefix
+    stand together, and items that are whole (`WHOLE`, 0) last.
+    """
     ids = np.concatenate([item.input_ids for item in items]).astype(np.int32, copy=False)
     lengths = tuple(item.n_tokens for item in items)
     shown = np.flatnonzero(np.isin(ids, shape.pad_ids))
@@ -87,7 +111,22 @@ def collate(
         sources=_sources(blocks, [*own, *borrowed], len(shown)),
         pictures=_pictures(own, shape.side) if own else None,
         borrowed=tuple(block.key for block in borrowed),
+        prefixes=_prefixes(prefixes, lengths),
     )
+
+
+def _prefixes(prefixes: Sequence[tuple[int, int]], lengths: Sequence[int]) -> HostPrefixes | None:
+    runs = [
+        (key, length, [tokens for _, tokens in run])
+        for (key, length), run in groupby(zip(prefixes, lengths, strict=False), key=lambda pair: pair[0])
+    ]
+    continued = [run for run in runs if run[0] != WHOLE]
+    if not continued:
+        return None
+    keys, of_prefixes, tokens = zip(*continued, strict=True)
+    if len(set(keys)) < len(keys) or continued != runs[: len(continued)]:
+        raise ValueError("items of one prefix must stand together, and whole ones last")
+    return HostPrefixes(keys, of_prefixes, tuple(map(sum, tokens)), tuple(map(len, tokens)))
 
 
 def _sources(blocks: Sequence[tuple[Block, ...]], computed: Sequence[Block], n_shown: int) -> NDArray[np.int64]:

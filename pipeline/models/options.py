@@ -22,7 +22,8 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 class EncoderOptions:
     """`attention`, `token_budget` (None: found on the device), `deterministic`, `strict_rounding` as in `ModelConfig`.
 
-    `shortcut`: compute the last layer's outputs for pooled tokens only.
+    `shortcut`: compute the last layer's outputs for pooled tokens only. `prefixes`: compute what items begin with in
+    common once.
     """
 
     attention: str = "auto"
@@ -30,6 +31,12 @@ class EncoderOptions:
     deterministic: bool = False
     strict_rounding: bool = False
     shortcut: bool = True
+    prefixes: bool = True
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether what items begin with in common is computed once: not where the rounding is promised."""
+        return self.prefixes and not (self.deterministic or self.strict_rounding)
 
     @classmethod
     def of(cls, model: ModelConfig) -> EncoderOptions:

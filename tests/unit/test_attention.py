@@ -9,7 +9,9 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.models import attention as module
-from pipeline.models.attention import Attention, choose_attention, varlen_options
+from pipeline.models.attention import Attention, choose_attention
+from pipeline.models.cascade import Behind, attend_behind
+from pipeline.models.flash_attention import varlen_options
 from pipeline.models.flex_attention import FlexAttention
 from pipeline.models.segments import Segments, cu_seqlens, segments_of
 
@@ -65,6 +67,47 @@ def test_one_query_a_segment_sees_all_its_keys(name: str) -> None:
     torch.testing.assert_close(got, torch.cat(parts), atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*flex_attention.*:UserWarning")
+@pytest.mark.parametrize("name", ["sdpa", "eager", "flex"])
+@pytest.mark.parametrize("dim", [16, 72])
+def test_queries_and_keys_of_unlike_lengths_and_their_sums(name: str, dim: int) -> None:
+    torch.manual_seed(3)
+    q, (k, v) = torch.randn(7, 4, dim), torch.randn(2, 12, 2, dim)
+    of_q, of_k = segments([2, 2, 3]), segments([4, 4, 4])
+    got, sums = kernel(name).with_lse(q, k, v, of_q, of_k, causal=False)
+    for queries, keys, values, part, logs in zip(
+        *(q.split([2, 2, 3]), k.split(4), v.split(4), got.split([2, 2, 3]), sums.split([2, 2, 3])), strict=True
+    ):
+        torch.testing.assert_close(part, spelt_out(queries, keys, values, False), atol=2e-6, rtol=1e-5)
+        scores = torch.einsum("qhd,khd->qhk", queries, keys.repeat_interleave(2, 1)) / dim**0.5
+        torch.testing.assert_close(logs, scores.logsumexp(-1), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sdpa", "eager", "flex"])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_attention_behind_prefixes_equals_attention_over_the_whole(name: str, pooled: bool) -> None:
+    """Items 0 and 1 continue a prefix of 6 tokens, item 2 one of 3, and item 3 none."""
+    torch.manual_seed(4)
+    prefixes, lengths, of = [6, 3], [5, 2, 4, 3], [0, 0, 1, None]
+    far = torch.randn(9, 8, 16).split([4, 2, 2], 1)[1:]
+    own = torch.randn(14, 8, 16).split([4, 2, 2], 1)
+    q = own[0][torch.tensor(lengths).cumsum(0) - 1] if pooled else own[0]
+    packed = segments(lengths)
+    behind = Behind(*far, segments([2, 1] if pooled else [7, 4]), segments(prefixes))
+    of_q = segments([1] * 4) if pooled else packed
+    got = attend_behind(kernel(name), q, *own[1:], of_q, packed, causal=not pooled, prefix=behind)
+    for item, (part, queries, keys, values) in enumerate(
+        zip(got.split(list(of_q.lengths)), *(x.split(lengths) for x in own), strict=True)
+    ):
+        k, v, before = keys, values, 0
+        if (prefix := of[item]) is not None:
+            before = prefixes[prefix]
+            k, v = (torch.cat([x.split(prefixes)[prefix], y]) for x, y in zip(far, (keys, values), strict=True))
+        padded = torch.cat([torch.zeros(before, 4, 16), queries])
+        whole = spelt_out(padded, k, v, True)[before:]
+        torch.testing.assert_close(part, whole[-1:] if pooled else whole, atol=2e-6, rtol=1e-5)
+
+
 def test_equal_neighbours_share_a_call() -> None:
     assert [tuple(run) for run in segments(LENGTHS).runs] == [(0, 3, 5), (15, 1, 1), (16, 1, 33), (49, 2, 2)]
 
@@ -103,16 +146,29 @@ def test_a_gpu_gets_the_first_kernel_that_it_can_run(
 def test_a_kernel_is_tried_before_it_is_chosen(caplog: pytest.LogCaptureFixture) -> None:
     exact = choose_attention("sdpa", CPU, torch.bfloat16)[1]
 
-    def ungrouped(q: torch.Tensor, k: torch.Tensor, *rest: Any, causal: bool) -> torch.Tensor:
+    class Wrong:
+        """`exact` with its arguments changed."""
+
+        def __init__(self, change: Any) -> None:
+            self._change = change
+
+        def __call__(self, *args: Any, causal: bool) -> torch.Tensor:
+            return self.with_lse(*args, causal=causal)[0]
+
+        def with_lse(self, *args: Any, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            args, causal = self._change(*args, causal)
+            return exact.with_lse(*args, causal=causal)
+
+    def ungrouped_args(q: torch.Tensor, k: torch.Tensor, *rest: Any) -> Any:
         if q.shape[1] != k.shape[1]:
             raise ValueError("as many heads, please\nand so on")
-        return exact(q, k, *rest, causal=causal)
+        return (q, k, *rest[:-1]), rest[-1]
 
-    def unmasked(*args: Any, causal: bool) -> torch.Tensor:
-        return exact(*args, causal=False)
+    def square_args(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of_q: Any, of_k: Any, causal: bool) -> Any:
+        return (q, k[: len(q)], v[: len(q)], of_q, of_q), causal
 
-    def square(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *segments: Any, causal: bool) -> torch.Tensor:
-        return exact(q, k[: len(q)], v[: len(q)], segments[0], segments[0], causal=causal)
+    ungrouped, square = Wrong(ungrouped_args), Wrong(square_args)
+    unmasked = Wrong(lambda *args: (args[:-1], False))
 
     assert module._works(exact, "exact", CPU, torch.bfloat16)
     assert not module._works(ungrouped, "ungrouped", CPU, torch.bfloat16)
@@ -152,10 +208,11 @@ def test_varlen_gets_the_packed_sequences(monkeypatch: pytest.MonkeyPatch) -> No
     asked: list[Any] = []
 
     def varlen(
-        query: Any, key: Any, value: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, *, window_size: Any = (-1, -1)
-    ) -> Any:
+        query: Any, key: Any, value: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int,
+        *, window_size: Any = (-1, -1), return_aux: Any = None,
+    ) -> Any:  # fmt: skip
         asked.extend([cu_q.tolist(), max_q, cu_k.tolist(), max_k, window_size])
-        return query
+        return (query, torch.zeros(query.shape[1], len(query))) if return_aux and return_aux.lse else query
 
     monkeypatch.setattr(module, "_varlen", lambda: varlen)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -163,3 +220,4 @@ def test_varlen_gets_the_packed_sequences(monkeypatch: pytest.MonkeyPatch) -> No
     q, (k, v) = torch.zeros(6, 2, 8), torch.zeros(2, 6, 2, 8)
     attend(q, k, v, segments([4, 2]), segments([4, 2]), causal=True)
     assert asked == [[0, 4, 6], 4, [0, 4, 6], 4, (-1, 0)]
+    assert attend.with_lse(q, k, v, segments([4, 2]), segments([4, 2]), causal=False)[1].shape == (6, 2)

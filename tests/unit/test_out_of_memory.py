@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,34 +16,12 @@ from pipeline.errors import ConfigError, RejectCode
 from pipeline.models.batch import PackedBatch
 from pipeline.models.collate import HostBatch
 from pipeline.models.memory import GPU_TOKENS, TRIAL_TOKENS, find_budget
-from pipeline.models.packed import FeatureStore
 from pipeline.models.probe import filling_items
-from pipeline.models.qwen3_vl import Qwen3VLEncoder
 from pipeline.packing import Budget
 from pipeline.types import MediaKind
 from tests.fixtures.golden_vectors import tiny_encoder
 from tests.fixtures.prepared import image_item, item_of, mixed_items, text_item, visual
-
-
-class SmallDevice:
-    """A model on a device that holds `capacity` tokens."""
-
-    def __init__(self, encoder: Qwen3VLEncoder, capacity: int) -> None:
-        self._model = encoder._model
-        self.width = self._model.width
-        self.capacity = capacity
-        self.sizes: list[int] = []
-        encoder._model = self  # type: ignore[assignment]
-
-    def __call__(self, batch: PackedBatch, store: FeatureStore, keep: Collection[int]) -> torch.Tensor:
-        self.sizes.append(len(batch.ids))
-        if len(batch.ids) > self.capacity:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\nand so on")
-        return self._model(batch, store, keep)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+from tests.fixtures.small_device import SmallDevice, unit
 
 
 def test_a_batch_that_does_not_fit_is_split_and_the_smaller_budget_kept() -> None:

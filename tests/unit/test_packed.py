@@ -22,6 +22,7 @@ from pipeline.types import MediaKind, Prepared, Visual
 from tests.fixtures.golden_cases import EMBED_NAMES, TRUNCATION_NAMES
 from tests.fixtures.golden_vectors import golden_error, golden_prepared, tiny_encoder
 from tests.fixtures.prepared import image_item, item_of, mixed_item, mixed_items, text_item, visual
+from tests.fixtures.small_device import unit
 
 # The three longest cases cost more than all others; alone they are in test_golden_vectors.
 LONG = ("frames70_64x64_sampled", "img_1920x1080_down", "vidfile_300f_25fps_320x240")
@@ -31,10 +32,6 @@ NAMES = [name for name in (*EMBED_NAMES, *TRUNCATION_NAMES) if name not in LONG]
 @pytest.fixture(scope="module")
 def encoder() -> Qwen3VLEncoder:
     return tiny_encoder()
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def unpacked(encoder: Qwen3VLEncoder, item: Prepared) -> np.ndarray:
@@ -111,12 +108,17 @@ def test_a_forward_asks_the_device_nothing_and_attends_once_a_layer(encoder: Qwe
     calls: Counter[bool] = Counter()
     right = encoder._model._attention
 
-    def counted(*args: Any, causal: bool) -> torch.Tensor:
-        calls[causal] += 1
-        return right(*args, causal=causal)
+    class Counted:
+        def __call__(self, *args: Any, causal: bool) -> torch.Tensor:
+            calls[causal] += 1
+            return right(*args, causal=causal)
+
+        def with_lse(self, *args: Any, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+            calls[causal] += 1
+            return right.with_lse(*args, causal=causal)
 
     counting, items = tiny_encoder(), mixed_items()
-    counting._model._attention = counting._model._vision._attention = counted
+    counting._model._attention = counting._model._vision._attention = Counted()
     batch = counting._sender.send(collate(items, blocks_of(items), (), counting._shape))
     # Without inference mode, for there composite operations would hide what they do.
     forward = PackedModel.__call__.__wrapped__  # type: ignore[attr-defined]
