@@ -4,35 +4,36 @@
 
 Calibrates the card (a matrix product of 8192³ and a copy, in this run), compares vectors with float32, then times each
 cell: ours against the stock loop as shipped (batches of 16, given order) and as tuned (sorted, no cache, inputs made
-ahead, batches of 8 and of 32), and sentence-transformers if it is there. A share of the rate counts the operations of
-useful tokens only. `--tiny --device cpu` shows that the script runs; its figures mean nothing.
+ahead, batches of 8 and of 32), and against sentence-transformers and, on texts, vLLM, where they are installed. A share
+of a rate counts the operations of useful tokens only. Ends with a line a goal: met, missed or not measured.
+`--tiny --device cpu` shows that the script runs; its figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.encode_arms import Arm, Ours, SentenceTransformers, Stock, Vectors
+from benchmarks.encode_arms import Arm, Ours, SentenceTransformers, Stock
+from benchmarks.encode_goals import NOMINAL_FLOP_S, goals_of, nominal_goal, print_goals
 from benchmarks.encode_items import images, mixed, skewed_texts, texts, videos
+from benchmarks.encode_parity import parity
 from benchmarks.encode_profile import calibrate, gpu_busy, memory_gib, varlen_signature
 from benchmarks.encode_shapes import B2, B8, TINY, Shape, flops_of, random_model
 from benchmarks.encode_timing import compare, machine, print_rows, write_json
+from benchmarks.encode_vllm import vllm_arms
 from pipeline.models.options import EncoderOptions
 from pipeline.models.qwen3_vl import Qwen3VLEncoder
 from pipeline.types import Prepared
 
 SHAPES = {"2b": B2, "8b": B8}
-
-PARITY_ITEMS = 16
-"""Enough for a typical and a worst cosine; the float32 copy of the 8B model leaves room for no more."""
 
 
 def cells(scale: float) -> dict[str, list[Prepared]]:
@@ -56,7 +57,8 @@ def cells(scale: float) -> dict[str, list[Prepared]]:
 
 def small_cells() -> dict[str, list[Prepared]]:
     """Cells that a CPU computes with a tiny model in a moment."""
-    return {"mix": mixed(skewed_texts(6, 20, longest=60), images(2, (64, 96)), videos(1, 4, 64, 64))}
+    mix = mixed(skewed_texts(6, 20, longest=60), images(2, (64, 96)), videos(1, 4, 64, 64))
+    return {"mix": mix, "texts": skewed_texts(4, 20, longest=60)}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -86,42 +88,21 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     document["parity"] = parity([Ours(encoder), Ours(strict, "ours strict"), Stock(model, 8)], model, sets["mix"])
     write_json(chosen.out, document)
     arms = _arms(encoder, strict, model)
+    texts_of = [items for items in sets.values() if _is_text(items)]
+    longest = max(item.n_tokens for items in texts_of for item in items)
+    # Only once a cell is for it: until then its memory belongs to the others.
+    of_texts = functools.cache(lambda: vllm_arms(model, longest) if device.type == "cuda" else [])
     document["cells"] = {}
     for name, items in sets.items():
         if time.monotonic() > deadline:
             print(f"{name}: no time left")
             continue
-        document["cells"][name] = _cell(name, arms, items, shape, device, document["calibration"], chosen.rounds)
+        rivals = [*arms, *(of_texts() if _is_text(items) else ())]
+        document["cells"][name] = _cell(name, rivals, items, shape, device, document["calibration"], chosen.rounds)
         write_json(chosen.out, document)
+    document["goals"] = print_goals(goals_of(document["cells"], shape.name), document["machine"]["gpu"])
+    write_json(chosen.out, document)
     return document
-
-
-def parity(arms: Sequence[Arm], model: Any, items: Sequence[Prepared]) -> dict[str, Any]:  # noqa: ANN401 - a stock model
-    """Cosines of each arm's vectors with the stock forward in float32, on some items: typical (median) and worst."""
-    some = sorted(items, key=lambda item: item.n_tokens)[: 4 * PARITY_ITEMS : 4]
-    with_pictures = [item for item in items if item.visuals][:2]
-    some = [*some, *with_pictures]
-    vectors = {arm.name: arm.run(some) for arm in arms}
-    exact = _in_float32(model, some)
-    found = {}
-    for name, each in vectors.items():
-        cosines = (each * exact).sum(1) / np.linalg.norm(each, axis=1) / np.linalg.norm(exact, axis=1)
-        found[name] = {"median": float(np.median(cosines)), "worst": float(cosines.min())}
-        print(f"parity with float32  {name:<24} median {found[name]['median']:.6f}  worst {found[name]['worst']:.6f}")
-    return found
-
-
-def _in_float32(model: Any, items: Sequence[Prepared]) -> Vectors:  # noqa: ANN401 - a stock model
-    """The stock vectors of `items` by `model` in float32, which then is again what it was."""
-    dtype = next(model.parameters()).dtype
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    exact = Stock(model.float(), 2).run(items)
-    model.to(dtype)  # values that were 16 bits come back as they were
-    for name, buffer in buffers.items():
-        # The frequencies of the rotations were float32 all along, and would be rounded.
-        owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, buffer)
-    return exact
 
 
 def _arms(encoder: Qwen3VLEncoder, strict: Qwen3VLEncoder, model: Any) -> list[Arm]:  # noqa: ANN401 - a stock model
@@ -141,32 +122,48 @@ def _cell(
     calibration: dict[str, float],
     rounds: int,
 ) -> dict[str, Any]:
-    fitting = [arm for arm in arms if _fits(arm, items)]
+    left_out = {arm.name: why for arm in arms if (why := _problem(arm, items)) is not None}
+    fitting = [arm for arm in arms if arm.name not in left_out]
     found = compare(fitting, items, rounds=rounds, wait=_waiter(device))
     flops = flops_of(items, shape)
     for row in found["arms"].values():
         row["tflop_s"] = flops / row["median_s"] / 1e12
         row["of_measured_rate"] = flops / row["median_s"] / calibration["product_flop_s"]
-    found["flops"], found["out_of_memory"] = flops, [arm.name for arm in arms if arm not in fitting]
+        row["of_nominal_rate"] = flops / row["median_s"] / NOMINAL_FLOP_S
+    found["flops"], found["left_out"] = flops, left_out
     found["peak_gib"] = memory_gib(device, lambda: arms[0].run(items))
     found["busy"] = gpu_busy(device, lambda: arms[0].run(items))
     print_rows(name, found)
     ours = found["arms"][arms[0].name]
     print(
-        f"{name:<14} {ours['tflop_s']:.1f} TFLOP/s, {ours['of_measured_rate']:.1%} of the measured product rate; "
-        f"peak {found['peak_gib']} GiB; busy {found['busy']}",
-        flush=True,
+        f"{name:<14} {ours['tflop_s']:.1f} TFLOP/s, {ours['of_measured_rate']:.1%} of the measured product rate, "
+        f"{ours['of_nominal_rate']:.1%} of the nominal {NOMINAL_FLOP_S / 1e12:.0f} TFLOP/s; "
+        f"peak {found['peak_gib']} GiB; busy {found['busy']}"
     )
+    if goal := nominal_goal(name, shape.name, ours):
+        print(f"{name:<14} {goal}")
     return found
 
 
-def _fits(arm: Arm, items: Sequence[Prepared]) -> bool:
+def _problem(arm: Arm, items: Sequence[Prepared]) -> str | None:
+    """Why `arm` cannot take part, None if it can. Ours must."""
     try:
         arm.run(items)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
-        return False
-    return True
+        problem = "out of memory"
+    except Exception as error:
+        if arm.name != "vllm":
+            raise
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        return None
+    print(f"{arm.name}: left out, {problem}", flush=True)
+    return problem
+
+
+def _is_text(items: Sequence[Prepared]) -> bool:
+    return not any(item.visuals for item in items)
 
 
 def _waiter(device: torch.device) -> Callable[[], None]:

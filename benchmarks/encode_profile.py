@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["calibrate", "gpu_busy", "memory_gib", "union_us", "varlen_signature"]
+__all__ = ["busy_of", "calibrate", "gpu_busy", "memory_gib", "varlen_signature"]
 
 PRODUCT_SIDE, COPY_BYTES = 8192, 1 << 30
 WARM, TIMED = 5, 20
@@ -30,7 +30,11 @@ def calibrate(device: torch.device, *, small: bool) -> dict[str, float]:
 
 
 def gpu_busy(device: torch.device, run: Callable[[], object]) -> dict[str, float] | None:
-    """Of one profiled run: the share of its time in which a kernel ran, and its gaps above 50 µs. None on a CPU."""
+    """Of one profiled run: the share of the call's wall time in which a kernel ran, and its gaps above 50 µs.
+
+    The wall time counts from the call until the device has finished, so that what the host does first is idle time;
+    the profiler's own cost is in it. None on a CPU.
+    """
     if device.type != "cuda":
         return None
     from torch.autograd import DeviceType
@@ -38,20 +42,26 @@ def gpu_busy(device: torch.device, run: Callable[[], object]) -> dict[str, float
 
     torch.cuda.synchronize(device)
     with profile(activities=[ProfilerActivity.CUDA]) as found:
+        started = time.perf_counter()
         run()
         torch.cuda.synchronize(device)
+        wall_us = (time.perf_counter() - started) * 1e6
     spans = [
         (event.time_range.start, event.time_range.end)
         for event in found.events()
         if event.device_type == DeviceType.CUDA and not event.name.startswith("Memcpy")
     ]
-    busy, gaps = union_us(spans)
-    whole = max(end for _, end in spans) - min(start for start, _ in spans)
-    return {"busy_share": busy / whole, "bubbles": sum(gap > BUBBLE_US for gap in gaps), "kernels": len(spans)}
+    return busy_of(spans, wall_us)
 
 
-def union_us(spans: list[tuple[float, float]]) -> tuple[float, list[float]]:
-    """Time that any of `spans` (start, end) covers, and the gaps between them."""
+def busy_of(spans: list[tuple[float, float]], wall_us: float) -> dict[str, float]:
+    """The share of `wall_us` that any of the kernels' `spans` (start, end) covers, and their gaps above 50 µs."""
+    busy, gaps = _union(spans)
+    bubbles = sum(gap > BUBBLE_US for gap in gaps)
+    return {"busy_share": busy / wall_us, "wall_s": wall_us / 1e6, "bubbles": bubbles, "kernels": len(spans)}
+
+
+def _union(spans: list[tuple[float, float]]) -> tuple[float, list[float]]:
     covered, gaps, reached = 0.0, [], None
     for start, end in sorted(spans):
         if reached is not None and start > reached:

@@ -13,12 +13,13 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipeline.budget import MERGE
 from pipeline.types import Prepared
 
 __all__ = ["PATCHES_PER_TOKEN", "Budget", "Cost", "cost_of", "pack"]
 
-PATCHES_PER_TOKEN = 4
-"""The vision tower merges 2×2 patches into one visual token."""
+PATCHES_PER_TOKEN = MERGE**2
+"""The vision tower merges squares of patches into one visual token."""
 
 MORE_BATCHES = 16
 """Where the fewest batches do not hold all items, a sixteenth more are tried: few tries, and little room to spare."""

@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.storage import Store, open_store
 from tests.fixtures.ray_head import RayHead
 from tests.fixtures.s3_server import S3Server
+
+# A first example loads tables, and a machine may be busy: how long an example takes says nothing about what it shows.
+settings.register_profile("lakevec", settings(), deadline=None)
+settings.load_profile("lakevec")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,15 +22,23 @@ class Gpu:
 
 
 def pick_device(device: str) -> torch.device:
-    """The torch device for `device`: `auto` (first GPU, else CPU), `cpu`, `cuda`, `cuda:N`. Raises ConfigError."""
+    """The torch device for `device`: `auto` (first GPU, else CPU), `cpu`, `cuda` (the first), `cuda:N`.
+
+    A GPU becomes the calling thread's current one: what names no device (pinned memory) would otherwise take memory
+    on the first GPU too. Raises ConfigError if there is no such device.
+    """
     if device == "auto":
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         target = torch.device(device)
     except RuntimeError:
         raise ConfigError(f"device {device!r} is none: give auto, cpu, cuda or cuda:N") from None
-    if target.type == "cuda" and (target.index or 0) >= torch.cuda.device_count():
+    if target.type != "cuda":
+        return target
+    target = torch.device("cuda", target.index or 0)
+    if target.index >= torch.cuda.device_count():
         raise ConfigError(f"device {device!r} is not there: torch sees {torch.cuda.device_count()} GPUs")
+    torch.cuda.set_device(target)
     return target
 
 

@@ -30,6 +30,7 @@ from pipeline.models.patches import LinearPatchEmbed
 from pipeline.models.pieces import Pieces, fused_pieces, stock_pieces
 from pipeline.models.probe import filling_items
 from pipeline.models.results import Results
+from pipeline.models.warm_up import PieceSizes
 from pipeline.models.window_run import WindowRun
 from pipeline.packing import Budget
 from pipeline.prefixes import Prefixed
@@ -131,14 +132,16 @@ class Engine:
             return stock_pieces()
         text, vision = self._stock.config.text_config, self._stock.config.vision_config
         head_dim = int(self._stock.language_model.layers[0].self_attn.head_dim)
-        return fused_pieces(
-            self._device,
-            self._dtype,
+        sizes = PieceSizes(
             hidden=text.hidden_size,
             ffn=text.intermediate_size,
-            heads=(text.num_attention_heads, text.num_key_value_heads, head_dim),
-            vision=(vision.num_heads, vision.hidden_size // vision.num_heads),
+            q_heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+            head_dim=head_dim,
+            vision_heads=vision.num_heads,
+            vision_head_dim=vision.hidden_size // vision.num_heads,
         )
+        return fused_pieces(self._device, self._dtype, sizes)
 
     def _find_budget(self, options: EncoderOptions) -> Budget:
         if options.token_budget is not None:

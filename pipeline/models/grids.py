@@ -13,9 +13,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["GridFacts", "grid_facts"]
+from pipeline.budget import MERGE
 
-MERGE = 2
+__all__ = ["GridFacts", "grid_facts"]
 
 CACHED_GRIDS = 128
 """Of at most 288 kB each (7,200 patches of 40 bytes): 37 MB. A lake has few sizes, and a new one costs 1 ms."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PATCH_PX", "PATCH_VALUES", "LinearPatchEmbed", "patchify", "patchify_blocks"]
+from pipeline.budget import MERGE, PATCH_PX, TEMPORAL_PATCH
 
-PATCH_PX = 16
-TEMPORAL_PATCH = 2
-MERGE = 2
+__all__ = ["PATCH_VALUES", "LinearPatchEmbed", "patchify", "patchify_blocks"]
+
 CHANNELS = 3
 PATCH_VALUES = CHANNELS * TEMPORAL_PATCH * PATCH_PX * PATCH_PX
 

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter, functional
+from torch.nn import functional
+
+from pipeline.models.loading import first_line
+from pipeline.models.warm_up import Calls, PieceSizes, WarmUp
 
 __all__ = ["Pieces", "fused_pieces", "stock_pieces"]
 
 _log = logging.getLogger("lakevec")
 
-WARM_ROWS = 64
-"""Rows of the tensors that compile a piece for any number of rows from 2 on: they are marked dynamic."""
+WARM_UP_S = 90.0
+"""After that no further piece is compiled. All of them took 22 s on two CPU cores (measured); where four times that is
+not enough, something is wrong with the compiler, and a job had better begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,77 +51,48 @@ def stock_pieces() -> Pieces:
 
 
 def fused_pieces(
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    hidden: int,
-    ffn: int,
-    heads: tuple[int, int, int],
-    vision: tuple[int, int],
+    device: torch.device, dtype: torch.dtype, sizes: PieceSizes, clock: Callable[[], float] = time.monotonic
 ) -> Pieces:
-    """Compiled pieces, warmed up for `dtype` on `device`; the stock ones, with a warning, if compiling fails.
+    """The pieces, compiled and warmed up one by one for `dtype` on `device`; each is the stock one if that fails.
 
-    `hidden` and `ffn`: widths of the language model; `heads`: its query heads, key heads and their dim; `vision`: the
-    vision tower's heads and their dim.
+    A piece stays stock, and a warning names it, if it cannot be compiled, if `device` lacks the memory to try it, or
+    if `WARM_UP_S` seconds of `clock` have passed before its turn: compiling cannot be interrupted.
     """
-    started = time.monotonic()
-    fused = Pieces(
-        norm=torch.compile(_norm),
-        add_norm=torch.compile(_fresh_add_norm),
-        norm_rope=torch.compile(_norm_rope),
-        swiglu=torch.compile(_fresh_swiglu),
-        vision_rope=torch.compile(_vision_rope),
-    )
-    try:
-        _warm(fused, device, dtype, hidden, ffn, heads, vision)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever a compiler fails with, there is a way without it
-        _log.warning("torch.compile failed (%s): the encoder runs unfused, slower", str(error).strip().split("\n")[0])
-        return stock_pieces()
-    _log.info("fused the element-wise pieces in %.1f s", time.monotonic() - started)
-    return fused
+    pieces, started = stock_pieces(), clock()
+    warm_up = WarmUp(sizes, device, dtype)
+    # Those that every layer runs come first, should the time end.
+    fusible: dict[str, tuple[Callable[..., Any], Callable[[], Calls]]] = {
+        "add_norm": (_fresh_add_norm, warm_up.add_norm),
+        "norm_rope": (_norm_rope, warm_up.norm_rope),
+        "swiglu": (_fresh_swiglu, warm_up.swiglu),
+        "vision_rope": (_vision_rope, warm_up.vision_rope),
+        "norm": (_norm, warm_up.norm),
+    }
+    unfused: dict[str, list[str]] = defaultdict(list)
+    for name, (function, calls) in fusible.items():
+        if clock() - started > WARM_UP_S:
+            unfused[f"compiling took more than {WARM_UP_S:.0f} s"].append(name)
+            continue
+        try:
+            pieces = replace(pieces, **{name: _compiled(function, calls)})
+        except torch.OutOfMemoryError:
+            unfused[f"no memory is left on {device} to try it"].append(name)
+        except Exception as error:  # noqa: BLE001 - whatever a compiler fails with, there is a way without it
+            unfused[f"torch.compile failed: {first_line(error)}"].append(name)
+    stock = [name for names in unfused.values() for name in names]
+    if fused := [name for name in fusible if name not in stock]:
+        _log.info("fused %s in %.1f s", ", ".join(fused), clock() - started)
+    for reason, names in unfused.items():
+        _log.warning("the encoder runs %s unfused, slower (%s)", ", ".join(names), reason)
+    return pieces
 
 
-def _warm(
-    pieces: Pieces,
-    device: torch.device,
-    dtype: torch.dtype,
-    hidden: int,
-    ffn: int,
-    heads: tuple[int, int, int],
-    vision: tuple[int, int],
-) -> None:
-    # Laid out as in a forward, for a compiled piece is bound to strides: weights are parameters, and the vision tower's
-    # heads are views of what holds queries, keys and values together.
-    q_heads, kv_heads, dim = heads
-    picture = _rows(WARM_ROWS, device, dtype, 3, *vision)[:, 0]
-    torch._dynamo.mark_dynamic(picture, 0)
-    wide, narrow, eps = _weight(hidden, device, dtype), _weight(dim, device, dtype), 1e-6
-    vision_turns = [_rows(WARM_ROWS, device, torch.float32, 1, vision[1] // 2) for _ in range(2)]
-    with torch.inference_mode():
-        pieces.norm(_rows(WARM_ROWS, device, dtype, hidden), wide, eps)
-        pieces.vision_rope(picture, *vision_turns)
-        # One row is the pooled token of a forward that holds one item: a size that is compiled for itself.
-        for rows, head_counts in ((WARM_ROWS, (kv_heads, q_heads)), (1, (q_heads,))):
-            x, delta = (_rows(rows, device, dtype, hidden) for _ in range(2))
-            pieces.add_norm(x, delta, wide, eps)
-            pieces.swiglu(*(_rows(rows, device, dtype, ffn) for _ in range(2)))
-            turns = [_rows(rows, device, dtype, 1, dim // 2) for _ in range(2)]
-            for count in head_counts:
-                pieces.norm_rope(_rows(rows, device, dtype, count, dim), narrow, eps, *turns)
-
-
-def _rows(rows: int, device: torch.device, dtype: torch.dtype, *shape: int) -> Tensor:
-    with torch.inference_mode():
-        made = torch.ones(rows, *shape, device=device, dtype=dtype)
-    if rows > 1:
-        torch._dynamo.mark_dynamic(made, 0)
-    return made
-
-
-def _weight(width: int, device: torch.device, dtype: torch.dtype) -> Parameter:
-    return Parameter(torch.ones(width, device=device, dtype=dtype), requires_grad=False)
+@torch.inference_mode()
+def _compiled(function: Callable[..., Any], calls: Callable[[], Calls]) -> Callable[..., Any]:
+    compiled = torch.compile(function)
+    for arguments in calls():
+        compiled(*arguments)
+    return compiled
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.budget import FACTOR_PX, grid_of, grid_tokens
 from pipeline.positions import mrope_positions
 from pipeline.types import MediaKind, Modality, Prepared, Visual
 
@@ -23,8 +24,8 @@ OVERHEAD_TOKENS = 3
 
 def picture_item(config: Any, width_px: int = PROBE_PX, height_px: int = PROBE_PX) -> Prepared:  # noqa: ANN401
     """An item of one picture of that size (multiples of 32) for a model of `config`."""
-    grid = (1, height_px // 16, width_px // 16)
-    n_visual = grid[1] * grid[2] // 4
+    grid = grid_of(1, height_px, width_px)
+    n_visual = grid_tokens(grid)
     pad, end = [config.image_token_id] * n_visual, int(config.text_config.bos_token_id or 0)
     ids = np.array([config.vision_start_token_id, *pad, config.vision_end_token_id, end], np.int32)
     ramp = np.arange(height_px * width_px * 3, dtype=np.uint32).astype(np.uint8).reshape(1, height_px, width_px, 3)
@@ -48,4 +49,4 @@ def filling_items(config: Any, tokens: int) -> list[Prepared]:  # noqa: ANN401 -
     if tokens >= whole.n_tokens:
         return [whole] * count
     columns = max(1, (tokens - OVERHEAD_TOKENS) // 2)
-    return [picture_item(config, 32 * columns, 64)]
+    return [picture_item(config, columns * FACTOR_PX, 2 * FACTOR_PX)]

@@ -6,6 +6,7 @@ They cross in the model's own dtype: two bytes a value in 16 bits, and widened h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -20,7 +21,9 @@ class Results:
 
     def __init__(self, n_items: int, width: int, device: torch.device, dtype: torch.dtype) -> None:
         self._device = device
-        self._rows = torch.empty(n_items, width, dtype=dtype, pin_memory=device.type == "cuda")
+        # Pinning opens a context on the thread's current GPU, which need not be this one.
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            self._rows = torch.empty(n_items, width, dtype=dtype, pin_memory=device.type == "cuda")
         self._order: list[int] = []
 
     def take(self, indices: Sequence[int], pooled: Tensor) -> None:

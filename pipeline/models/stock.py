@@ -29,6 +29,7 @@ FRAME_LIST_FPS = 2.0
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 MERGED = 4
+"""Patches of one visual token. Stated here once more on purpose: a yardstick must not move with what it measures."""
 
 BATCH_TOKENS = 1024
 """Padded size of a batch: the short samples share some, so that padding is compared too."""

@@ -105,6 +105,13 @@ class Passes:
             gc.collect()
 
     def _pull(self, stream: ReceiptStream) -> bool:
+        try:
+            return self._take_all(stream)
+        finally:
+            # What ended the pass may be just what a worker had to say last.
+            self._read_meter(Reading())
+
+    def _take_all(self, stream: ReceiptStream) -> bool:
         draining_since: float | None = None
         metered = 0.0
         reading = Reading()
@@ -122,7 +129,6 @@ class Passes:
                 self.chain.meter.drain.remote()
             if draining_since is not None and now - draining_since > DRAIN_S:
                 return False
-        self._read_meter(reading)
         return draining_since is None
 
     def _read_meter(self, last: Reading) -> Reading:

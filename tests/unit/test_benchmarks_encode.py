@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import encode_cpu, encode_gpu
-from benchmarks.encode_arms import Ours, Stock
+from benchmarks.encode_arms import Ours, Stock, Vectors
 from benchmarks.encode_items import images, skewed_texts
-from benchmarks.encode_profile import union_us
+from benchmarks.encode_parity import of_every_length, parity
+from benchmarks.encode_profile import busy_of
 from benchmarks.encode_shapes import B2, B8, TINY, flops_of, random_model
 from benchmarks.encode_timing import compare
 from pipeline.models.options import EncoderOptions
 from pipeline.models.qwen3_vl import Qwen3VLEncoder
+from pipeline.types import Prepared
 from tests.fixtures.prepared import clip_item, image_item, text_item
 
 
@@ -28,14 +32,17 @@ def test_the_gpu_benchmark_runs_on_a_cpu_with_a_tiny_model(tmp_path: Path, capsy
     assert set(cell["arms"]) >= {"ours", "ours strict", "stock padded 16", "stock tuned 8", "stock tuned 32"}
     assert all(row["cosine"] > 0.99 for row in cell["arms"].values())
     assert all(row["of_measured_rate"] > 0 for row in cell["arms"].values())
-    assert all(row["worst"] > 0.99 for row in document["parity"].values())
-    assert "of the measured product rate" in capsys.readouterr().out
+    assert set(document["parity"]["arms"]) == {"ours", "ours strict", "stock padded 8"}
+    assert all(row["worst"] > 0.99 for row in document["parity"]["arms"].values())
+    said = capsys.readouterr().out
+    assert "of the measured product rate" in said
+    assert [line for line in said.splitlines() if line.startswith("goal: ")][-1].endswith("not measured")
 
 
 def test_the_float32_yardstick_leaves_the_model_as_it_was() -> None:
     model = random_model(TINY, torch.device("cpu"), torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    encode_gpu.parity([Stock(model, 2)], model, [text_item(9), text_item(12, seed=1)])
+    parity([Stock(model, 2)], model, [text_item(9), text_item(12, seed=1)])
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         assert tensor.dtype == before[name].dtype, name
         assert torch.equal(tensor, before[name]), name
@@ -85,5 +92,31 @@ def test_the_true_shapes_cost_what_is_known_of_them() -> None:
 
 
 def test_overlapping_kernels_are_counted_once() -> None:
-    assert union_us([(0.0, 2.0), (1.0, 3.0), (10.0, 11.0), (3.0, 4.0)]) == (5.0, [6.0])
-    assert union_us([]) == (0.0, [])
+    found = busy_of([(100.0, 102.0), (101.0, 103.0), (170.0, 171.0), (103.0, 104.0)], wall_us=200.0)
+    assert found == {"busy_share": 5 / 200, "wall_s": 200e-6, "bubbles": 1, "kernels": 4}
+    assert busy_of([], wall_us=10.0)["busy_share"] == 0.0
+
+
+def test_parity_is_shown_on_every_length() -> None:
+    items = [*(text_item(words, seed=words) for words in range(300)), image_item(64, 64), image_item(128, 96)]
+    chosen = of_every_length(items)
+    lengths = [item.n_tokens for item in chosen]
+    assert (lengths[0], lengths[-1]) == (min(item.n_tokens for item in items), max(item.n_tokens for item in items))
+    assert all(later <= 2 * earlier for earlier, later in pairwise(lengths))
+    assert sum(bool(item.visuals) for item in chosen) >= 2
+    assert len(chosen) <= 18
+
+
+def test_an_item_too_large_in_float32_is_left_out_of_the_parity(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(TINY, torch.device("cpu"), torch.bfloat16)
+    right = Stock.run
+
+    def small_card(arm: Stock, items: Sequence[Prepared]) -> Vectors:
+        if next(model.parameters()).dtype == torch.float32 and items[0].n_tokens > 50:
+            raise torch.OutOfMemoryError
+        return right(arm, items)
+
+    monkeypatch.setattr(Stock, "run", small_card)
+    found = parity([Stock(model, 2)], model, [text_item(words) for words in (9, 30, 90)])
+    assert (found["items"], found["longest_tokens"]) == (2, 34)
+    assert found["arms"]["stock padded 2"]["worst"] > 0.99

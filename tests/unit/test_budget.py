@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import budget
@@ -90,7 +90,6 @@ def test_a_thin_picture_that_shrinks_to_nothing_is_refused() -> None:
         budget.smart_resize(40, 8000, factor=32, min_pixels=1024, max_pixels=1024)
 
 
-@settings(deadline=None)  # the first example loads the tokenizer
 @given(st.floats(0, 99_999), st.integers(1, 4))
 def test_video_cost_equals_its_tokens_in_a_prompt(time_s: float, patches: int) -> None:
     tokenizer = prompt_tokenizer()

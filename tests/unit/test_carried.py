@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Config
@@ -71,7 +71,6 @@ ROW = st.fixed_dictionaries(
 FIELDS = (pa.field("a", INT), pa.field("b", TEXT), pa.field("c", pa.list_(INT)))
 
 
-@settings(deadline=None)  # a database is opened for each example
 @given(st.lists(ROW, min_size=1, max_size=8), st.lists(ROW, min_size=1, max_size=8))
 def test_digests_are_equal_just_where_rows_are(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
     digests = CarriedDigests(FIELDS)

@@ -20,7 +20,7 @@ from tests.fixtures.prepared import PADS, clip_item, image_item, item_of, mixed_
 SHAPE = VisionShape((151655, 151656), 48)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 60))
 def test_grid_facts_are_those_of_the_stock_model(half_rows: int, half_columns: int) -> None:
     rows, columns = 2 * half_rows, 2 * half_columns
@@ -46,7 +46,7 @@ ITEMS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ITEMS, st.booleans())
 def test_every_visual_token_shows_its_own_pixels(items: list[Prepared], share: bool) -> None:
     blocks = blocks_of(items, share=share)

@@ -114,7 +114,7 @@ def oracle(states: Mapping[str, State]) -> tuple[PlanCounts, dict[str, int], set
     return PlanCounts(items=len(marks), to_do=to_do, live=live, **n), marks, stale
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(STATE, min_size=1, max_size=40))
 def test_classes_are_those_of_the_oracle(drawn: list[State]) -> None:
     states = {str(i): state for i, state in enumerate(drawn)}

@@ -37,7 +37,7 @@ def _picture(height: int, width: int, hard: bool, seed: int) -> Picture:
     return (noise >> 7) * np.uint8(255) if hard else noise
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(SIDE, SIDE, SIDE, SIDE, st.booleans(), st.integers(0, 2**32 - 1))
 def test_no_value_is_off_by_more_than_two_levels(
     height: int, width: int, height_px: int, width_px: int, hard: bool, seed: int
@@ -45,7 +45,7 @@ def test_no_value_is_off_by_more_than_two_levels(
     assert _levels_off(_picture(height, width, hard, seed), height_px, width_px).max() <= 2
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SIDE, SIDE, SIDE, st.booleans(), st.integers(0, 2**32 - 1))
 def test_one_pass_is_never_off_by_more_than_one(length: int, other: int, length_px: int, hard: bool, seed: int) -> None:
     assert _levels_off(_picture(length, other, hard, seed), length_px, other).max() <= 1

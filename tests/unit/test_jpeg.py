@@ -62,7 +62,7 @@ def _directly(data: bytes) -> Picture | None:
         return decode_jpeg(data, opened.height, opened.width)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.integers(1, 70),
     st.integers(1, 70),

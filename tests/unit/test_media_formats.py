@@ -155,7 +155,7 @@ _VIDEO_HEADS = [
 ]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(_HEADS + _VIDEO_HEADS), st.binary(max_size=400))
 def test_magic_before_noise_is_refused_or_decoded(head: bytes, noise: bytes) -> None:
     _outcome(lambda data: decode_image(data, exif=True), head + noise)

@@ -37,7 +37,7 @@ def work(ids: list[str]) -> pa.Table:
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.sampled_from(["good", "reject", "nan", "zero", "large"]), min_size=1, max_size=12), st.integers(0, 99)
 )

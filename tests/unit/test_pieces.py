@@ -16,6 +16,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 )
 
 from pipeline.models.pieces import Pieces, fused_pieces, stock_pieces
+from pipeline.models.warm_up import PieceSizes
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -61,9 +62,14 @@ def test_swiglu_and_vision_rotation_are_bit_equal_to_the_stock_ones(dtype: torch
     assert torch.equal(pieces.vision_rope(heads, cos, sin), stock)
 
 
-def fused(monkeypatch: pytest.MonkeyPatch, compiler: Callable[..., Any]) -> Pieces:
+SIZES = PieceSizes(hidden=16, ffn=24, q_heads=4, kv_heads=2, head_dim=16, vision_heads=4, vision_head_dim=16)
+
+
+def fused(
+    monkeypatch: pytest.MonkeyPatch, compiler: Callable[..., Any], clock: Callable[[], float] = lambda: 0.0
+) -> Pieces:
     monkeypatch.setattr(torch, "compile", compiler)
-    return fused_pieces(CPU, torch.bfloat16, hidden=16, ffn=24, heads=(4, 2, 16), vision=(4, 16))
+    return fused_pieces(CPU, torch.bfloat16, SIZES, clock)
 
 
 def test_compiled_pieces_take_any_number_of_rows_without_compiling_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,18 +103,71 @@ def test_compiled_pieces_take_any_number_of_rows_without_compiling_again(monkeyp
     assert len(compiled) == warm
 
 
-def test_a_compiler_that_fails_leaves_the_stock_pieces_and_one_warning(
+def compiler(seconds: list[float] | None = None, **failing: Exception) -> Callable[..., Any]:
+    """A compiler that changes nothing, adds 40 to `seconds` a piece, and raises for the functions named."""
+
+    def compiled(function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            if function.__name__ in failing:
+                raise failing[function.__name__]
+            return function(*arguments)
+
+        if seconds is not None:
+            seconds[0] += 40.0
+        return call
+
+    return compiled
+
+
+def texts_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "lakevec"]
+
+
+NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+
+def test_pieces_that_cannot_be_compiled_stay_stock_and_are_named(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(function: Any) -> Any:
-        def compiled(*args: Any) -> Any:
-            raise RuntimeError("no compiler here\nand a long trace")
+    broken = RuntimeError("no compiler here\nand a long trace")
+    failing = {"_norm": broken, "_norm_rope": broken, "_fresh_swiglu": NO_MEMORY}
+    with caplog.at_level(logging.INFO, "lakevec"):
+        pieces = fused(monkeypatch, compiler(**failing))
+    stock = stock_pieces()
+    assert (pieces.norm, pieces.norm_rope, pieces.swiglu) == (stock.norm, stock.norm_rope, stock.swiglu)
+    assert pieces.add_norm != stock.add_norm
+    assert pieces.vision_rope != stock.vision_rope
+    assert texts_of(caplog) == [
+        "fused add_norm, vision_rope in 0.0 s",
+        "the encoder runs norm_rope, norm unfused, slower (torch.compile failed: no compiler here)",
+        "the encoder runs swiglu unfused, slower (no memory is left on cpu to try it)",
+    ]
 
-        return compiled
 
-    with caplog.at_level(logging.WARNING):
-        pieces = fused(monkeypatch, broken)
-    assert pieces == stock_pieces()
-    assert [record.getMessage() for record in caplog.records] == [
-        "torch.compile failed (no compiler here): the encoder runs unfused, slower"
+def test_a_device_without_memory_for_the_warm_up_gets_the_stock_pieces(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise NO_MEMORY
+
+    monkeypatch.setattr(torch, "ones", full)
+    with caplog.at_level(logging.INFO, "lakevec"):
+        assert fused(monkeypatch, compiler()) == stock_pieces()
+    assert texts_of(caplog) == [
+        "the encoder runs add_norm, norm_rope, swiglu, vision_rope, norm unfused, slower"
+        " (no memory is left on cpu to try it)"
+    ]
+
+
+def test_a_slow_compiler_is_given_so_much_time_and_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = [1000.0]
+    with caplog.at_level(logging.INFO, "lakevec"):
+        pieces = fused(monkeypatch, compiler(seconds), lambda: seconds[0])
+    assert pieces.vision_rope == stock_pieces().vision_rope
+    assert pieces.swiglu != stock_pieces().swiglu
+    assert texts_of(caplog) == [
+        "fused add_norm, norm_rope, swiglu in 120.0 s",
+        "the encoder runs vision_rope, norm unfused, slower (compiling took more than 90 s)",
     ]

@@ -53,7 +53,7 @@ def oracle() -> Qwen3VLModel:
         return Qwen3VLModel(config)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(visuals=VISUALS, tail=st.integers(1, 9))
 def test_positions_equal_those_of_transformers(oracle: Qwen3VLModel, visuals: list[Any], tail: int) -> None:
     ids, grids, kinds = prompt_of(visuals, tail)

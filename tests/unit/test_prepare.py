@@ -124,7 +124,7 @@ def test_several_files_share_the_room(video: LoadedMedia) -> None:
     assert fitted[0].n_frames == fitted[2].n_frames < drafts[0].n_frames
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(64, 400),
     st.sampled_from(["truncate", "reject", "reference"]),

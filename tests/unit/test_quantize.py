@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -33,7 +33,6 @@ def unit(vectors: NDArray[np.float32], dim: int | None = None) -> NDArray[np.flo
     return normalised
 
 
-@settings(deadline=None)
 @given(ROWS, st.sampled_from([None, 3, 8, 16]))
 def test_int8_codes_restore_the_unit_vector_within_half_a_step(vectors: NDArray[np.float32], dim: int | None) -> None:
     quantized = quantize(vectors, [spec("int8", dim)])
@@ -47,13 +46,11 @@ def test_int8_codes_restore_the_unit_vector_within_half_a_step(vectors: NDArray[
     assert (np.abs(codes).max(axis=1, initial=0) == 127).all()
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_zero_rows_and_only_they_are_bad_among_finite_ones(vectors: NDArray[np.float32]) -> None:
     assert (quantize(vectors, [spec("float32")]).ok == vectors.any(axis=1)).all()
 
 
-@settings(deadline=None)
 @given(ROWS, st.integers(1, HIDDEN))
 def test_cutting_before_or_after_normalising_is_the_same(vectors: NDArray[np.float32], dim: int) -> None:
     vectors = vectors[np.abs(vectors[:, :dim]).max(axis=1) > 1e-3]

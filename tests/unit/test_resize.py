@@ -73,7 +73,7 @@ def test_pictures_full_of_ties_equal_torch(name: str, size: tuple[int, int, int,
 
 
 # Where one column is left torch repeats its first row (a fault of its own); no frame is ever under 32 px wide.
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(PATTERNS),
     st.tuples(st.integers(1, 160), st.integers(1, 160), st.integers(1, 160), st.integers(2, 160)),
@@ -83,7 +83,7 @@ def test_any_picture_of_any_size_equals_torch(name: str, size: tuple[int, int, i
     _assert_equal(_pattern(name, size[0], size[1], seed)[None], *size[2:])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(PATTERNS), st.tuples(*[st.integers(1, 200)] * 4), st.integers(0, 2**32 - 1))
 def test_blas_stays_within_the_tolerance(name: str, size: tuple[int, int, int, int], seed: int) -> None:
     frame = _pattern(name, size[0], size[1], seed)

@@ -46,7 +46,7 @@ def test_no_values_are_none() -> None:
     assert exact_values(photo(9, 9, 1), axis, axis, (nowhere, nowhere, nowhere)).shape == (0,)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 700), st.integers(2, 400))
 def test_weights_are_torch_s(in_px: int, out_px: int) -> None:
     axis = axis_taps(in_px, out_px)
@@ -60,7 +60,7 @@ def test_weights_are_torch_s(in_px: int, out_px: int) -> None:
 
 
 @given(st.integers(1, 5000), st.integers(1, 2000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_weights_add_up_and_stay_inside(in_px: int, out_px: int) -> None:
     axis = axis_taps(in_px, out_px)
     assert np.allclose(axis.weights.sum(axis=1), 1, atol=1e-5)

@@ -78,7 +78,7 @@ def test_transformers_reads_the_same_tokenizer(library: Tokenizer) -> None:
     assert auto.pad_token_id == 151643
 
 
-@settings(deadline=None, max_examples=1500)
+@settings(max_examples=1500)
 @given(instruction=BENIGN, slots=SLOTS, text=BENIGN)
 def test_pieces_give_the_ids_of_the_whole_string(
     tokenizer: PromptTokenizer, library: Tokenizer, instruction: str, slots: list[VisualSlot], text: str
@@ -87,7 +87,7 @@ def test_pieces_give_the_ids_of_the_whole_string(
     assert tokenizer.encode(prompt, max_length=AMPLE).input_ids.tolist() == library.encode(as_string(prompt)).ids
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(text=st.lists(st.one_of(BENIGN, st.sampled_from(ADDED_TOKENS[CONTROL_COUNT:])), max_size=6).map("".join))
 def test_added_tokens_that_control_nothing_stay_as_the_reference_has_them(
     tokenizer: PromptTokenizer, library: Tokenizer, text: str
@@ -96,7 +96,7 @@ def test_added_tokens_that_control_nothing_stay_as_the_reference_has_them(
     assert tokenizer.encode(prompt, max_length=AMPLE).input_ids.tolist() == library.encode(as_string(prompt)).ids
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 @given(instruction=NASTY, slots=SLOTS, text=NASTY)
 def test_no_user_text_makes_a_control_token(
     tokenizer: PromptTokenizer, instruction: str, slots: list[VisualSlot], text: str
@@ -106,7 +106,7 @@ def test_no_user_text_makes_a_control_token(
     assert control_counts(got) == control_counts(own)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(text=NASTY)
 def test_a_neutralised_token_still_reads_the_same(tokenizer: PromptTokenizer, library: Tokenizer, text: str) -> None:
     prompt = compose(DEFAULT_INSTRUCTION, (), text)
@@ -115,7 +115,7 @@ def test_a_neutralised_token_still_reads_the_same(tokenizer: PromptTokenizer, li
     assert library.normalizer.normalize_str(shown) == normal + "<|endoftext|>"
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(text=NASTY.filter(lambda text: "_pad|>" not in text))
 def test_reference_mode_parses_control_tokens_as_the_reference_does(
     tokenizer: PromptTokenizer, library: Tokenizer, text: str
@@ -134,7 +134,7 @@ def test_reference_mode_refuses_literal_pads(tokenizer: PromptTokenizer, pad: st
         assert len(tokenizer.encode(prompt, max_length=AMPLE).input_ids) > 10
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(slots=SLOTS, text=NASTY.map(lambda text: text * 20), max_length=st.integers(10, 200))
 def test_a_cut_prompt_has_exactly_max_length_tokens_and_its_own_frame(
     tokenizer: PromptTokenizer, slots: list[VisualSlot], text: str, max_length: int
@@ -155,7 +155,7 @@ def test_a_cut_prompt_has_exactly_max_length_tokens_and_its_own_frame(
     assert control_counts(cut.input_ids) == control_counts(full)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(text=BENIGN.map(lambda text: text * 10), max_length=st.integers(2, 100))
 def test_reference_cuts_equal_the_library_s_truncation(
     tokenizer: PromptTokenizer, library: Tokenizer, text: str, max_length: int

@@ -61,7 +61,7 @@ def work_of(made: list[Prepared | Reject]) -> pa.Table:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(results())
 def test_round_trip(made: list[Prepared | Reject]) -> None:
     packed = pack_window(work_of(made), made, 1.5)
