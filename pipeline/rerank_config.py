@@ -50,6 +50,8 @@ class CandidatesConfig(_Section):
         unknown = [role for role in columns if role not in CANDIDATE_ROLES]
         if unknown:
             raise ValueError(f"unknown column {unknown[0]!r}; valid columns: {', '.join(CANDIDATE_ROLES)}")
+        if len(set(columns.values())) < len(columns):
+            raise ValueError(f"two columns are read from the same one: {columns}")
         return columns
 
     @model_validator(mode="after")
