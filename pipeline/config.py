@@ -9,7 +9,7 @@ import difflib
 import re
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, overload
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 MIB = 1 << 20
+
+M = TypeVar("M", bound=BaseModel)
 
 COLUMN_ROLES = (
     "id", "text", "image", "video", "frames", "instruction", "fps", "max_frames",
@@ -228,8 +230,12 @@ class Config(_Section):
     run: RunConfig = RunConfig()
 
 
-def load_config(path: str, overrides: list[str]) -> Config:
-    """Read `path` and lay `overrides` (`key.path=YAML value`) over it.
+@overload
+def load_config(path: str, overrides: list[str]) -> Config: ...
+@overload
+def load_config(path: str, overrides: list[str], model: type[M]) -> M: ...
+def load_config(path: str, overrides: list[str], model: type[BaseModel] = Config) -> BaseModel:
+    """Read `path` as the config `model` and lay `overrides` (`key.path=YAML value`) over it.
 
     Raises ConfigError, naming the key, for anything that is no valid config.
     """
@@ -240,13 +246,14 @@ def load_config(path: str, overrides: list[str]) -> Config:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold sections (manifest:, output:, model:, …), not {type(tree).__name__}")
+        sections = ", ".join(f"{name}:" for name in model.model_fields)
+        raise ConfigError(f"{path} must hold sections ({sections}), not {type(tree).__name__}")
     for override in overrides:
         _lay_over(tree, override)
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
+        lines = [_explain(detail, model) for detail in error.errors()]
         raise ConfigError(f"{path}: " + "\n  ".join(lines)) from None
 
 
@@ -270,11 +277,11 @@ def _lay_over(tree: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     where = [str(part) for part in detail["loc"]]
     name = ".".join(where)
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {name}{_nearest(where[-1], _keys_at(where[:-1]))}"
+        return f"unknown key {name}{_nearest(where[-1], _keys_at(where[:-1], model))}"
     if detail["type"] == "missing":
         return f"{name} is missing"
     message = re.sub(r"^Value error, ", "", detail["msg"])
@@ -287,12 +294,12 @@ def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     )
 
 
-def _keys_at(path: list[str]) -> tuple[str, ...]:
-    model: Any = Config
+def _keys_at(path: list[str], model: type[BaseModel]) -> tuple[str, ...]:
+    section: Any = model
     for part in path:
-        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
-            model = _section_type(model.model_fields[part].annotation)
-    return tuple(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else ()
+        if isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
+            section = _section_type(section.model_fields[part].annotation)
+    return tuple(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else ()
 
 
 def _section_type(annotation: Any) -> Any:  # noqa: ANN401 - annotations are any object
@@ -307,12 +314,16 @@ def _nearest(key: str, valid: tuple[str, ...]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; valid keys: {', '.join(valid)}"
 
 
-def redacted(config: Config) -> dict[str, Any]:
-    """The config as plain YAML values; of storage options only endpoints and regions are shown, of URIs no userinfo."""
+def redacted(config: BaseModel) -> dict[str, Any]:
+    """The config as plain YAML values; of storage options only endpoints and regions are shown, of URIs no userinfo.
+
+    Any job's config: one with a `fetch` section.
+    """
     tree = config.model_dump(mode="json")
     shown = {"endpoint_url", "region_name", "anon", "use_ssl", "client_kwargs", "config_kwargs"}
-    for section in ("manifest", "output"):
-        tree[section]["path"] = _bare(tree[section]["path"])
+    for section in tree.values():
+        if section is not None:
+            section |= {key: _bare(section[key]) for key in ("path", "beir") if key in section}
     tree["fetch"]["storage_options"] = {
         scheme: _hide(options, shown) for scheme, options in tree["fetch"]["storage_options"].items()
     }

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from pipeline.types import MediaKind
 
 __all__ = [
+    "ANSWER_TURN",
     "CONTROL_IDS",
     "DEFAULT_INSTRUCTION",
     "END_OF_TEXT_ID",
@@ -28,7 +29,9 @@ __all__ = [
     "compose",
     "in_prompt_order",
     "resolve_instruction",
+    "system_turn",
     "user_text",
+    "visual_pieces",
 ]
 
 TEMPLATE_VERSION = "qwen3-vl-embedding-4.57/1"
@@ -72,16 +75,17 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A whole prompt. The user's text stands between `before` and `after` and alone may be cut.
+    """A prompt, or a half of one. The user's text stands between `before` and `after` and alone may be cut.
 
-    `head` is what the template puts right before the user's text with no control token between (`user\\n`, or
-    nothing): both are tokenised together, and a cut keeps the head.
+    `head` and `tail` are what the template puts right before and behind the user's text with no control token between
+    (`user\\n`, or nothing): all three are tokenised together, and a cut keeps head and tail.
     """
 
     before: tuple[Plain | Control, ...]
     head: str
     text: str
     after: tuple[Plain | Control, ...]
+    tail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,10 @@ class VisualSlot:
 
     patch_tokens: int
     times_s: tuple[float, ...] | None
+
+
+ANSWER_TURN: tuple[Plain | Control, ...] = (Control(_IM_END), Plain("\n"), Control(_IM_START), Plain("assistant\n"))
+"""The end of the user's turn and the header of the model's answer."""
 
 
 class _HasKind(Protocol):
@@ -124,20 +132,23 @@ def user_text(texts: Sequence[str], *, has_media: bool) -> str:
 
 def compose(instruction: str, visuals: Sequence[VisualSlot], text: str) -> Prompt:
     """The prompt of a resolved instruction, visuals in prompt order, and the user's joined text."""
-    before: list[Plain | Control] = [
-        Control(_IM_START),
-        Plain(f"system\n{instruction}"),
-        Control(_IM_END),
-        Plain("\n"),
-        Control(_IM_START),
-    ]
-    head = "user\n"
+    shown, head = visual_pieces("user\n", visuals)
+    return Prompt((*system_turn(instruction), *shown), head, text, (*ANSWER_TURN, Control(END_OF_TEXT_ID)))
+
+
+def system_turn(words: str) -> tuple[Plain | Control, ...]:
+    """The system's turn, and the start of the next one."""
+    return (Control(_IM_START), Plain(f"system\n{words}"), Control(_IM_END), Plain("\n"), Control(_IM_START))
+
+
+def visual_pieces(head: str, visuals: Sequence[VisualSlot]) -> tuple[list[Plain | Control], str]:
+    """The pieces of `visuals` behind `head`, which is plain text, and what of it stands right before what follows."""
+    pieces: list[Plain | Control] = []
     for visual in visuals:
         for time_s in visual.times_s if visual.times_s is not None else (None,):
             stamp = "" if time_s is None else f"<{time_s:.1f} seconds>"
             pad = IMAGE_PAD_ID if time_s is None else VIDEO_PAD_ID
-            before += [Plain(head + stamp), Control(_VISION_START), Control(pad, visual.patch_tokens)]
-            before.append(Control(_VISION_END))
+            pieces += [Plain(head + stamp), Control(_VISION_START), Control(pad, visual.patch_tokens)]
+            pieces.append(Control(_VISION_END))
             head = ""
-    after = (Control(_IM_END), Plain("\n"), Control(_IM_START), Plain("assistant\n"), Control(END_OF_TEXT_ID))
-    return Prompt(tuple(before), head, text, after)
+    return pieces, head

@@ -1,8 +1,8 @@
 """Prompts into token ids, on the `tokenizers` library alone, exact to the last token.
 
-In: a `Prompt`, and what to do with control tokens and over-length. Out: int32 ids that end in `<|endoftext|>`.
-Refused: a tokenizer that is not the embedder's (`ConfigError`); control tokens that stand for media
-(`CONTROL_TOKEN`); prompts whose visuals or instruction leave no room (`OVER_LENGTH`).
+In: a `Prompt`, and what to do with control tokens and over-length. Out: int32 ids; an embedder's prompt ends in
+`<|endoftext|>`. Refused: a tokenizer that is not the named model's (`ConfigError`); control tokens that stand for
+media (`CONTROL_TOKEN`); prompts whose visuals or instruction leave no room (`OVER_LENGTH`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from pipeline.cuttable import CuttableIds
 from pipeline.errors import ConfigError, RejectCode, RejectError
+from pipeline.rerank_template import compose_document, compose_query
 from pipeline.template import (
     CONTROL_IDS,
     END_OF_TEXT_ID,
@@ -29,14 +31,18 @@ from pipeline.template import (
     compose,
 )
 
-__all__ = ["ControlTokens", "Encoded", "OverLength", "PromptTokenizer"]
+__all__ = ["ControlTokens", "Encoded", "OverLength", "PromptModel", "PromptTokenizer"]
 
 ControlTokens = Literal["neutralise", "reference"]
 OverLength = Literal["truncate", "reject", "reference"]
+PromptModel = Literal["embedder", "reranker"]
 
 _PROBE = "<|im_start|>user\nprobe<|im_end|>\n<|im_start|>assistant\n"
 
-_MEND = "use the tokenizer.json of the Qwen3-VL-Embedding checkpoint that the weights came with"
+_MEND = "use the tokenizer.json of the checkpoint that the weights came with"
+
+_RERANKER_END = "<|im_end|>\n<|im_start|>assistant\n"
+"""The reranker reads its answer at the last of these five ids; a final `<|endoftext|>` would move that place."""
 
 _NFC_SHRINK = 4
 """NFC joins at most so many code points into one for the scripts that it joins (Hangul 3, Latin and Greek 4)."""
@@ -55,7 +61,7 @@ class Encoded:
 
 
 class PromptTokenizer:
-    """The embedder's tokenizer, read from the checkpoint folder's tokenizer.json.
+    """The tokenizer of an embedder or a reranker, read from the checkpoint folder's tokenizer.json.
 
     Two tokenizers share the vocabulary. `reference` splits at every added token, as the official code does.
     `neutral` does not know the special ones, so that a literal `<|im_end|>` in user data becomes the ordinary tokens
@@ -63,7 +69,7 @@ class PromptTokenizer:
     embedding prompt and stay as the reference has them. Text without special tokens gets the same ids from both.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: PromptModel = "embedder") -> None:
         path = folder / "tokenizer.json"
         try:
             self._reference = Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -79,17 +85,24 @@ class PromptTokenizer:
         self._path = path
         # A byte-level token has one character a byte, and no character of text takes less than a byte.
         self._max_token_chars = max(map(len, self._reference.get_vocab(with_added_tokens=False)))
-        self.check()
+        self.check(model)
 
-    def check(self) -> None:
-        """Assert what every prompt relies on: control ids, and `<|endoftext|>` appended by the post-processor.
+    def check(self, model: PromptModel) -> None:
+        """Assert what every prompt relies on: control ids, and what the post-processor appends.
 
-        Raises ConfigError saying what is wrong and how to mend it.
+        That is `<|endoftext|>` for an embedder, nothing for a reranker. Raises ConfigError saying what is wrong and
+        how to mend it.
         """
         for token, token_id in CONTROL_IDS.items():
             found = self._reference.token_to_id(token)
             if found != token_id or self._reference.encode(token, add_special_tokens=False).ids != [token_id]:
                 raise ConfigError(f"{self._path} gives {token} the id {found}, not {token_id}; {_MEND}")
+        if model == "embedder":
+            self._check_embedder()
+        else:
+            self._check_reranker()
+
+    def _check_embedder(self) -> None:
         probe = self._reference.encode(_PROBE).ids
         if probe[-1] != END_OF_TEXT_ID:
             raise ConfigError(
@@ -101,6 +114,19 @@ class PromptTokenizer:
         text = "<|im_start|>system\nprobe.<|im_end|>\n<|im_start|>user\nprobe<|im_end|>\n<|im_start|>assistant\n"
         if ours != self._reference.encode(text).ids:
             raise ConfigError(f"{self._path} adds more to a prompt than a final <|endoftext|>; {_MEND}")
+
+    def _check_reranker(self) -> None:
+        end = self._reference.encode(_RERANKER_END, add_special_tokens=False).ids
+        probe = self._reference.encode(_PROBE).ids
+        if probe[-len(end) :] != end:
+            raise ConfigError(
+                f"{self._path} ends a prompt in token {probe[-1]}, not in the answer's header, where the reranker"
+                f" reads yes or no: is this an embedder's tokenizer? {_MEND}"
+            )
+        halves = (compose_query("probe", (), "probe"), compose_document((), "probe"))
+        ours = [token for half in halves for token in self.cuttable(half).whole.tolist()]
+        if ours != self._reference.encode(self.decode(np.asarray(ours, np.int32))).ids:
+            raise ConfigError(f"{self._path} adds or joins tokens in a prompt that its halves do not have; {_MEND}")
 
     def encode(
         self,
@@ -118,29 +144,46 @@ class PromptTokenizer:
         `OVER_LENGTH` where neither may cut (visuals, instruction; or any need to cut under `reject`), and
         `CONTROL_TOKEN` for a literal pad in `control_tokens="reference"`.
         """
-        before = self._pieces(prompt.before, control_tokens)
-        after = self._pieces(prompt.after, control_tokens)
-        # Longer text cannot fit whatever its tokens are; tokenising all of it could exhaust the memory.
-        bound = (max_length + 1) * self._max_token_chars * _NFC_SHRINK
-        text = self._plain(prompt.head + prompt.text[:bound], control_tokens)
-        whole = np.concatenate([before, text, after])
-        if len(whole) <= max_length:
-            return Encoded(whole, truncated=False)
+        ids = self.cuttable(prompt, max_length=max_length, control_tokens=control_tokens)
+        excess = ids.n_tokens - max_length
+        if excess <= 0:
+            return Encoded(ids.whole, truncated=False)
         if over_length == "reject":
             raise RejectError(RejectCode.OVER_LENGTH, f"more than {max_length} tokens, and over_length is reject")
         if over_length == "reference":
-            return Encoded(_cut_as_reference(whole, max_length), truncated=True)
-        room = max_length - len(before) - len(after)
-        if room < len(self._plain(prompt.head, control_tokens)):
+            return Encoded(_cut_as_reference(ids.whole, max_length), truncated=True)
+        if excess > ids.text_tokens:
             raise RejectError(
                 RejectCode.OVER_LENGTH,
-                f"visuals and instruction take {len(before) + len(after)} tokens of {max_length} without any text",
+                f"visuals and instruction take {ids.fixed_tokens} tokens of {max_length} without any text",
             )
-        return Encoded(np.concatenate([before, text[:room], after]), truncated=True)
+        return Encoded(ids.without(excess), truncated=True)
+
+    def cuttable(
+        self, prompt: Prompt, *, max_length: int | None = None, control_tokens: ControlTokens = "neutralise"
+    ) -> CuttableIds:
+        """Token ids of `prompt` in full, or of any half of one, with what a cut needs to know.
+
+        Of a text that passes `max_length` whatever its tokens are, only as much is read as shows that. Raises
+        `CONTROL_TOKEN` for a literal pad in `control_tokens="reference"`.
+        """
+        before = self._pieces(prompt.before, control_tokens)
+        after = self._pieces(prompt.after, control_tokens)
+        text = prompt.text
+        if max_length is not None:
+            # Longer text cannot fit whatever its tokens are; tokenising all of it could exhaust the memory.
+            text = text[: (max_length + 1) * self._max_token_chars * _NFC_SHRINK]
+        whole = np.concatenate([before, self._plain(prompt.head + text + prompt.tail, control_tokens), after])
+        tail = np.concatenate([self._fixed(prompt.tail, control_tokens), after])
+        apart = whole
+        if prompt.tail:
+            apart = np.concatenate([before, self._plain(prompt.head + text, control_tokens), tail])
+        kept = len(before) + len(self._fixed(prompt.head, control_tokens)) + len(tail)
+        return CuttableIds(whole, apart, tail_tokens=len(tail), text_tokens=max(0, len(whole) - kept))
 
     def count(self, prompt: Prompt) -> int:
         """Tokens of `prompt` in full, its control tokens neutralised."""
-        pieces = (*prompt.before, Plain(prompt.head + prompt.text), *prompt.after)
+        pieces = (*prompt.before, Plain(prompt.head + prompt.text + prompt.tail), *prompt.after)
         return len(self._pieces(pieces, "neutralise"))
 
     def decode(self, input_ids: NDArray[np.int32]) -> str:

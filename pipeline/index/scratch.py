@@ -7,12 +7,10 @@ kind of index, if schemas are given (OwnershipError).
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -26,12 +24,10 @@ from pipeline.index.columns import check_columns
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.parquet import open_parquet
 from pipeline.schema import ITEM_KEYS, ITEMS
+from pipeline.spill import fill_table, spilling_database
 from pipeline.storage import Store
 
 __all__ = ["Scratch", "scratch"]
-
-_MEMORY_LIMIT = "2GB"
-"""Beyond this DuckDB spills to disk: the driver may share a small head node with Ray's own services."""
 
 _FILES_AT_ONCE = 8
 """Opening a part is a few round trips to the store; the id columns of one file are about 20 MB."""
@@ -73,11 +69,11 @@ class Scratch:
             pa.RecordBatch.from_arrays([batch["id"].cast(pa.string()), batch["fingerprint"]], schema=_KEYS)
             for batch in dataset.scanner(columns=_KEYS.names).to_batches()
         )
-        self._fill("items", _KEYS, batches)
+        fill_table(self.db, "items", _KEYS, batches)
 
     def load_carried(self, path: str | None) -> None:
         """Fill `carried` with the ids of `path` (`schema.carried_schema`) and their row numbers; nothing for None."""
-        self._fill("carried", _CARRIED, iter(()) if path is None else self._places(path))
+        fill_table(self.db, "carried", _CARRIED, iter(()) if path is None else self._places(path))
 
     def _places(self, path: str) -> Iterator[pa.RecordBatch]:
         start = 0
@@ -98,21 +94,7 @@ class Scratch:
         self.files = (*live, *parts)
         self.n_live = len(live)
         self.reshaped = set()
-        self._fill("outcomes", _OUTCOMES, self._outcomes(schemas or {}, digests))
-
-    def _fill(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-        failures: list[Exception] = []
-        reader = pa.RecordBatchReader.from_batches(schema, _noting(failures, batches))
-        self.db.register("incoming", reader)
-        try:
-            self.db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM incoming")  # noqa: S608 - two names of ours
-        except duckdb.Error:
-            # DuckDB makes an error of its own of whatever the stream raised; the caller needs the first one.
-            if failures:
-                raise failures[0] from None
-            raise
-        finally:
-            self.db.unregister("incoming")
+        fill_table(self.db, "outcomes", _OUTCOMES, self._outcomes(schemas or {}, digests))
 
     def _outcomes(self, schemas: Mapping[Table, pa.Schema], digests: CarriedDigests | None) -> Iterator[pa.RecordBatch]:
         waiting = iter(enumerate(self.files))
@@ -162,23 +144,8 @@ def _digests(parquet: pq.ParquetFile, digests: CarriedDigests) -> pa.ChunkedArra
     return pa.chunked_array([chunk for group in groups for chunk in digests.of_table(group).chunks], pa.uint64())
 
 
-def _noting(failures: list[Exception], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from batches
-    except Exception as error:
-        failures.append(error)
-        raise
-
-
 @contextmanager
 def scratch(store: Store) -> Iterator[Scratch]:
     """An empty database in a temporary folder, gone with the block."""
-    with tempfile.TemporaryDirectory(prefix="lakevec-scratch-") as folder:
-        config: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": _MEMORY_LIMIT,
-            "temp_directory": str(Path(folder) / "spill"),
-            "preserve_insertion_order": False,
-            "autoinstall_known_extensions": False,
-        }
-        with duckdb.connect(Path(folder) / "scratch.duckdb", config=config) as db:
-            yield Scratch(store, db)
+    with spilling_database() as db:
+        yield Scratch(store, db)

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Config, FetchConfig, VectorSpec
+from pipeline.drafting import modality_of
 from pipeline.errors import RejectCode, RejectError
 from pipeline.estimate import count_modalities, estimate, sample_items, spread_of, vector_bytes
 from pipeline.fetch import Fetcher, FetchPolicy
 from pipeline.manifest.manifest import open_manifest
 from pipeline.plan import Plan, make_plan
-from pipeline.prepare import modality_of
 from pipeline.storage import Store, open_store
 from pipeline.types import LoadedItem, Modality, Prepared, WorkItem
 from tests.fixtures.manifests import job_config, write_jsonl, write_parquet

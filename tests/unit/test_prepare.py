@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.budget import grid_tokens
 from pipeline.config import ImageConfig, InputsConfig, VideoConfig
+from pipeline.drafting import modality_of
 from pipeline.errors import RejectCode, RejectError
-from pipeline.prepare import CONTENT_HASH_CHARS, Preparer, content_hash, modality_of
+from pipeline.prepare import CONTENT_HASH_CHARS, Preparer, content_hash
 from pipeline.template import IMAGE_PAD_ID, VIDEO_PAD_ID
 from pipeline.types import LoadedItem, LoadedMedia, MediaKind, Modality, Prepared
 from pipeline.visuals import draft_file, fit_files

@@ -204,6 +204,12 @@ def test_a_tokenizer_without_the_final_token_is_refused() -> None:
     assert "TemplateProcessing" in str(error.value)
 
 
+def test_each_model_refuses_the_other_s_tokenizer() -> None:
+    with pytest.raises(ConfigError, match="where the reranker reads yes or no"):
+        PromptTokenizer(cached_tokenizer(), "reranker")
+    assert PromptTokenizer(cached_tokenizer(append_eos=False), "reranker").count(compose("", (), "")) > 0
+
+
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no tokenizer\.json"):
         PromptTokenizer(tmp_path)

@@ -1,0 +1,96 @@
+"""The config of `jobs/rerank_candidates.py`: the embed job's sections where they mean the same, and its own.
+
+In: YAML, by way of `config.load_config(path, overrides, RerankConfig)`. Out: frozen models. Unknown keys are refused
+with the nearest valid one named, as in the embed job.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pipeline.config import (
+    FetchConfig,
+    InputsConfig,
+    ManifestConfig,
+    ModelConfig,
+    ResourcesConfig,
+    RunConfig,
+)
+
+__all__ = ["CANDIDATE_ROLES", "CandidatesConfig", "RerankConfig", "RerankInputs", "RerankOutput"]
+
+CANDIDATE_ROLES = ("query_id", "doc_id", "doc_ids", "rank", "score", "scores")
+"""The columns of candidate Parquet files, each renameable under `candidates.columns`."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CandidatesConfig(_Section):
+    """The first stage's lists: which documents are to be scored for which query."""
+
+    path: str | None = Field(
+        default=None, min_length=1, description="a file, folder or glob; null: the judged pairs of a BEIR folder"
+    )
+    format: Literal["auto", "pairs", "lists", "trec", "beir", "rankllm", "mmeb"] = "auto"
+    beir: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a BEIR folder that queries and documents come from, with any candidates",
+    )
+    top_k: Annotated[int, Field(ge=1)] | None = Field(default=None, description="the first so many of each list")
+    columns: dict[str, str] = Field(default_factory=dict, description="role: the file's own column name")
+
+    @field_validator("columns")
+    @classmethod
+    def _known_roles(cls, columns: dict[str, str]) -> dict[str, str]:
+        unknown = [role for role in columns if role not in CANDIDATE_ROLES]
+        if unknown:
+            raise ValueError(f"unknown column {unknown[0]!r}; valid columns: {', '.join(CANDIDATE_ROLES)}")
+        if len(set(columns.values())) < len(columns):
+            raise ValueError(f"two columns are read from the same one: {columns}")
+        return columns
+
+    @model_validator(mode="after")
+    def _some_place(self) -> Self:
+        if self.path is None and self.beir is None:
+            raise ValueError("give path (candidate lists) or beir (a BEIR folder)")
+        return self
+
+
+class RerankOutput(_Section):
+    """Where the scores go."""
+
+    path: str = Field(min_length=1)
+    target_file_mb: float = Field(default=256, gt=0, description="MiB that merged files aim at")
+
+
+class RerankInputs(InputsConfig):
+    """How a pair becomes a prompt; defaults of the official reranker, whose `max_length` is not the embedder's.
+
+    `instruction` holds for queries without their own; one of a document says nothing.
+    """
+
+    max_length: int = Field(default=10_240, ge=64, description="tokens of a whole pair")
+    side_tokens: Annotated[int, Field(ge=64)] | None = Field(
+        default=None,
+        description="tokens of one side's media from which on its video files are shrunk; null: all but the prompt's "
+        "words and a sixteenth of max_length; set it to less than half where long videos meet long videos",
+    )
+
+
+class RerankConfig(_Section):
+    """A whole rerank job. `queries` and `documents` may be missing where the candidates bring them along."""
+
+    candidates: CandidatesConfig
+    output: RerankOutput
+    model: ModelConfig
+    queries: ManifestConfig | None = None
+    documents: ManifestConfig | None = None
+    inputs: RerankInputs = RerankInputs()
+    fetch: FetchConfig = FetchConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    run: RunConfig = RunConfig()

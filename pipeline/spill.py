@@ -1,0 +1,57 @@
+"""A DuckDB database on local disk for what must be sorted or joined and may not fit into memory.
+
+In: Arrow batches. Out: tables, gone with the block that opened the database. Refused: nothing; what a stream of batches
+raises comes out as it is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+__all__ = ["fill_table", "spilling_database"]
+
+_MEMORY_LIMIT = "2GB"
+"""Beyond this DuckDB spills to disk: the driver may share a small head node with Ray's own services."""
+
+
+@contextmanager
+def spilling_database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty database in a temporary folder. Rows have no order but what a query asks for."""
+    with tempfile.TemporaryDirectory(prefix="lakevec-scratch-") as folder:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": _MEMORY_LIMIT,
+            "temp_directory": str(Path(folder) / "spill"),
+            "preserve_insertion_order": False,
+            "autoinstall_known_extensions": False,
+        }
+        with duckdb.connect(Path(folder) / "scratch.duckdb", config=config) as db:
+            yield db
+
+
+def fill_table(db: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    """Make `table` (a name of ours) of `batches`, in place of any of that name."""
+    failures: list[Exception] = []
+    db.register("incoming", pa.RecordBatchReader.from_batches(schema, _noting(failures, batches)))
+    try:
+        db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM incoming")  # noqa: S608 - two names of ours
+    except duckdb.Error:
+        # DuckDB makes an error of its own of whatever the stream raised; the caller needs the first one.
+        if failures:
+            raise failures[0] from None
+        raise
+    finally:
+        db.unregister("incoming")
+
+
+def _noting(failures: list[Exception], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from batches
+    except Exception as error:
+        failures.append(error)
+        raise
