@@ -7,6 +7,8 @@ In: two `RerankHalf`s, each prepared once for all its pairs. Out: `PreparedPair`
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,11 +17,12 @@ from numpy.typing import NDArray
 from pipeline.cuttable import CuttableIds
 from pipeline.errors import RejectCode, RejectError
 from pipeline.positions import mrope_positions
+from pipeline.prefixes import WHOLE, Prefixed
 from pipeline.template import CONTROL_IDS
 from pipeline.tokenizer import OverLength
 from pipeline.types import Prepared
 
-__all__ = ["PreparedPair", "RerankHalf", "fit", "join", "pair_halves"]
+__all__ = ["PreparedPair", "RerankHalf", "fit", "join", "pair_halves", "prefixed"]
 
 _KEPT_TAIL_TOKENS = 5
 """`<|im_end|>`, a line break, `<|im_start|>`, `assistant`, a line break: the official cut sets them aside."""
@@ -81,6 +84,28 @@ def join(pair: PreparedPair) -> Prepared:
         truncated=pair.truncated,
         content_hash=f"{prefix.content_hash}\n{suffix.content_hash}",
     )
+
+
+def prefixed(pairs: Sequence[PreparedPair]) -> Prefixed:
+    """`pairs` in parts, so that a prefix that several of them have is computed once; a pair on its own stays whole."""
+    times = Counter(id(pair.prefix) for pair in pairs)
+    numbers: dict[int, int] = {}
+    prefixes: list[Prepared] = []
+    items: list[Prepared] = []
+    of: list[int] = []
+    for pair in pairs:
+        key = id(pair.prefix)
+        if times[key] == 1:
+            items.append(join(pair))
+            of.append(WHOLE)
+            continue
+        if key not in numbers:
+            numbers[key] = len(prefixes)
+            prefixes.append(pair.prefix)
+        moved = pair.suffix.position_ids + np.int32(pair.suffix_start)
+        items.append(replace(pair.suffix, position_ids=moved))
+        of.append(numbers[key])
+    return Prefixed(tuple(prefixes), tuple(items), tuple(of))
 
 
 def pair_halves(

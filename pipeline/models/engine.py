@@ -50,11 +50,10 @@ class Engine:
         options: EncoderOptions,
         *,
         head: Callable[[Tensor], Tensor] | None = None,
-        width: int = 0,
     ) -> None:
         """Take over `stock`, on whatever device it lies; its patch embedding becomes a matrix product.
 
-        `head`: pooled states [n, hidden_dim] to rows [n, width]; None: they are the rows.
+        `head`: pooled states [n, hidden_dim] to float32 logits [n, 1]; None: they are the rows themselves.
         """
         if not isinstance(stock.visual.patch_embed, LinearPatchEmbed):
             stock.visual.patch_embed = LinearPatchEmbed(stock.visual.patch_embed.proj)
@@ -64,8 +63,7 @@ class Engine:
         self._options = options
         self._device = next(stock.parameters()).device
         self._dtype = next(stock.parameters()).dtype
-        self._head = head or (lambda states: states)
-        self._width = width if head else self.hidden_dim
+        self._head = head
         self._sender = Sender(self._device)
         self._shape = _vision_shape(stock)
         # On a CPU a second thread would only take the cores that compute.
@@ -119,13 +117,18 @@ class Engine:
             sender=self._sender,
             shape=self._shape,
             helper=self._helper,
-            results=Results(len(window.items), self._width, self._device, self._dtype),
-            head=self._head,
+            results=self._results(len(window.items)),
+            head=self._head or (lambda states: states),
             single=not share,
         )
         with self._launching:
             self._budget = run.launch(self._budget)
         return run.finish()
+
+    def _results(self, n_items: int) -> Results:
+        if self._head is None:
+            return Results(n_items, self.hidden_dim, self._device, self._dtype)
+        return Results(n_items, 1, self._device, torch.float32)
 
     def _pieces(self, options: EncoderOptions) -> Pieces:
         if self._device.type != "cuda" or options.strict_rounding:

@@ -6,9 +6,10 @@ missing, have another shape or cannot be read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transformers import Qwen3VLModel
+from torch import Tensor
+from transformers import Qwen3VLForConditionalGeneration, Qwen3VLModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline.errors import ConfigError
@@ -17,7 +18,10 @@ from pipeline.models.options import DTYPES
 if TYPE_CHECKING:
     from pipeline.checkpoint import Checkpoint
 
-__all__ = ["first_line", "load_stock"]
+__all__ = ["first_line", "load_stock", "load_stock_reranker"]
+
+YES_ID, NO_ID = 9693, 2152
+"""Rows of the vocabulary that the reranker answers with (`yes`, `no`, in small letters)."""
 
 
 def load_stock(checkpoint: Checkpoint, dtype: str) -> Qwen3VLModel:
@@ -25,9 +29,21 @@ def load_stock(checkpoint: Checkpoint, dtype: str) -> Qwen3VLModel:
 
     Raises ConfigError if a weight is missing or has another shape.
     """
+    return _loaded(Qwen3VLModel, checkpoint, dtype)
+
+
+def load_stock_reranker(checkpoint: Checkpoint, dtype: str) -> tuple[Qwen3VLModel, Tensor]:
+    """The same of a reranker, and its row of `yes` minus its row of `no` [hidden_dim], in `dtype`."""
+    whole = _loaded(Qwen3VLForConditionalGeneration, checkpoint, dtype)
+    rows = whole.lm_head.weight
+    # A copy: the other 150,000 rows are not needed any more.
+    return whole.model, (rows[YES_ID] - rows[NO_ID]).clone()
+
+
+def _loaded(kind: Any, checkpoint: Checkpoint, dtype: str) -> Any:  # noqa: ANN401 - transformers' classes have no types
     transformers_logging.disable_progress_bar()
     try:
-        stock, info = Qwen3VLModel.from_pretrained(
+        stock, info = kind.from_pretrained(
             checkpoint.folder,
             dtype=DTYPES[dtype],
             attn_implementation="sdpa",
