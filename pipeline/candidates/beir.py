@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import fsspec
 import pyarrow as pa
 
 from pipeline.candidates.json_lists import titled
@@ -77,8 +76,7 @@ def _pairs(files: Sequence[ManifestFile], options: Options) -> Iterator[RawPair]
 def _file(folder: str, name: str, options: Options) -> ManifestFile:
     fs, path = resolve(folder, options)
     with reading(f"{without_userinfo(folder)}/{name}"):
-        return ManifestFile(file_uri(fs, _packed(fs, f"{path}/{name}")), Format.JSONL)
-
-
-def _packed(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    return path if fs.exists(path) or not fs.exists(f"{path}.gz") else f"{path}.gz"
+        found = [one for one in (f"{path}/{name}", f"{path}/{name}.gz") if fs.exists(one)]
+    if not found:
+        raise ManifestError(f"the BEIR folder {without_userinfo(folder)} has no {name}, packed (.gz) or not")
+    return ManifestFile(file_uri(fs, found[0]), Format.JSONL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
@@ -39,6 +40,8 @@ class CandidateFormat(StrEnum):
     MMEB = "mmeb"
 
 
+_IN_PARQUET = (CandidateFormat.PAIRS, CandidateFormat.LISTS)
+
 CandidateListing = tuple[CandidateFormat, tuple[ManifestFile, ...]]
 
 
@@ -63,6 +66,8 @@ def list_candidates(path: str, format_name: str, columns: Mapping[str, str], opt
     if not paths:
         raise ManifestError(f"the candidates {without_userinfo(path)} have no files; check candidates.path")
     files = [ManifestFile(file_uri(fs, one), _file_format(one)) for one in paths]
+    if format_name in _IN_PARQUET:
+        files = [replace(file, format=Format.PARQUET) for file in files]
     if format_name != "auto":
         return CandidateFormat(format_name), tuple(files)
     formats = {_detect(file, columns, options): file.uri for file in _one_a_suffix(files)}

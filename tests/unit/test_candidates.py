@@ -17,7 +17,9 @@ from pipeline.candidates.listing import CandidateFormat
 from pipeline.candidates.pairs import CANDIDATES, RawPair, batched, ranked
 from pipeline.errors import ManifestError
 from pipeline.rerank_config import CandidatesConfig
+from pipeline.storage import open_store
 from tests.fixtures.manifests import opened, rows_of, write_jsonl, write_parquet, write_text
+from tests.fixtures.s3_server import S3Server
 
 RUN = "q1 Q0 a 1 9.5 tag\nq1 Q0 b 2 9.5 tag\nq2\tQ0\tb\t1\t-1e3\ta tag\n"
 PAIRS = [("q1", "a", 1, 9.5), ("q1", "b", 2, 9.5), ("q2", "b", 1, -1000.0)]
@@ -86,6 +88,25 @@ def test_trec_runs_of_several_files_and_compressed(tmp_path: Path) -> None:
     assert candidates.format is CandidateFormat.TREC
     assert pairs_of(candidates) == PAIRS
     assert pairs_of(found(write_text(tmp_path / "noext", RUN), tmp_path)) == PAIRS
+
+
+def test_a_forced_format_needs_no_suffix(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "part-0", {"query_id": ["q"], "doc_id": ["d"]})
+    assert pairs_of(found(path, tmp_path, format="pairs")) == [("q", "d", 1, None)]
+    with pytest.raises(ManifestError, match="no column 'doc_ids'"):
+        pairs_of(found(path, tmp_path, format="lists"))
+
+
+@pytest.mark.s3
+def test_lists_and_a_beir_folder_in_an_object_store(tmp_path: Path, s3_server: S3Server, s3_bucket: str) -> None:
+    store = open_store(f"{s3_bucket}/candidates", s3_server.storage_options)
+    store.put("run/1.trec", RUN.encode())
+    for local in (folder := beir(tmp_path / "beir")).rglob("*.*"):
+        store.upload(str(local), f"beir/{local.relative_to(folder)}")
+    config = CandidatesConfig(path=f"{store.root}/run/*.trec", beir=f"{store.root}/beir")
+    assert pairs_of(open_candidates(config, s3_server.storage_options, tmp_path)) == PAIRS
+    judged = open_candidates(CandidatesConfig(path=f"{store.root}/beir"), s3_server.storage_options, tmp_path)
+    assert pairs_of(judged) == pairs_of(found(folder, tmp_path))
 
 
 def rankllm(path: Path, doc: Any = None) -> Path:
@@ -232,7 +253,7 @@ def test_damaged_beir_folders_are_refused(tmp_path: Path) -> None:
     write_jsonl(folder / "corpus.jsonl", [{"_id": "d", "text": "one"}, {"_id": "d", "text": "two"}])
     with pytest.raises(ManifestError, match="give a document different texts; expected one an id; found 'd'"):
         found(folder, tmp_path)
-    with pytest.raises(ManifestError, match=r"nowhere/queries\.jsonl"):
+    with pytest.raises(ManifestError, match=r"nowhere has no queries\.jsonl"):
         found(write_text(tmp_path / "run", RUN), tmp_path, beir=str(tmp_path / "nowhere"))
 
 
