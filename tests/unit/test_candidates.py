@@ -279,7 +279,7 @@ def expected_ranks(rows: list[RawPair], top_k: int) -> list[tuple[str, str, int]
     return ranks
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(rows=ROWS, top_k=st.integers(1, 7))
 def test_ranks_follow_rank_then_score_then_id_then_the_file(rows: dict[Any, Any], top_k: int) -> None:
     raw: list[RawPair] = [(*pair, *values) for pair, values in rows.items()]
