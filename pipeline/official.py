@@ -20,7 +20,15 @@ from pipeline.errors import ConfigError
 from pipeline.manifest.location import locate
 from pipeline.types import MediaKind
 
-__all__ = ["OfficialItem", "OfficialMedia", "parse_item"]
+__all__ = [
+    "OfficialItem",
+    "OfficialMedia",
+    "check_keys",
+    "parse_at",
+    "parse_instruction",
+    "parse_item",
+    "parse_sampling",
+]
 
 KEYS = ("text", "image", "video", "instruction", "fps", "max_frames")
 
@@ -49,22 +57,37 @@ class OfficialItem:
 
 def parse_item(raw: Mapping[str, Any], index: int) -> OfficialItem:
     """`raw`, which is `items[index]` in what is said about it. Raises ConfigError."""
-    where = f"items[{index}]"
-    if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where} is a {type(raw).__name__}; give a dictionary such as {{'text': …}}")
-    unknown = sorted(str(key) for key in raw if key not in KEYS)
-    if unknown:
-        raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; valid keys: {', '.join(KEYS)}")
+    return parse_at(raw, f"items[{index}]")
+
+
+def parse_at(raw: Mapping[str, Any], where: str) -> OfficialItem:
+    """`raw`, which is `where` in what is said about it. Raises ConfigError."""
+    check_keys(raw, where, KEYS, "{'text': …}")
+    fps, max_frames = parse_sampling(raw, where)
     return OfficialItem(
         texts=tuple(_text(value, f"{where}['text']") for value in _listed(raw.get("text"))),
         media=(
             *_videos(raw.get("video"), f"{where}['video']"),
             *(_image(value, f"{where}['image']") for value in _listed(raw.get("image"))),
         ),
-        instruction=_instruction(raw.get("instruction"), f"{where}['instruction']"),
-        fps=_fps(raw.get("fps"), f"{where}['fps']"),
-        max_frames=_max_frames(raw.get("max_frames"), f"{where}['max_frames']"),
+        instruction=parse_instruction(raw.get("instruction"), f"{where}['instruction']"),
+        fps=fps,
+        max_frames=max_frames,
     )
+
+
+def check_keys(raw: Any, where: str, keys: Sequence[str], example: str) -> None:  # noqa: ANN401 - users give any object
+    """Raise ConfigError unless `raw` is a dictionary with no other keys than `keys`."""
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where} is a {type(raw).__name__}; give a dictionary such as {example}")
+    unknown = sorted(str(key) for key in raw if key not in keys)
+    if unknown:
+        raise ConfigError(f"{where} has the unknown key {unknown[0]!r}; valid keys: {', '.join(keys)}")
+
+
+def parse_sampling(raw: Mapping[str, Any], where: str) -> tuple[float | None, int | None]:
+    """`fps` and `max_frames` of `raw`, None where it has none. Raises ConfigError."""
+    return _fps(raw.get("fps"), f"{where}['fps']"), _max_frames(raw.get("max_frames"), f"{where}['max_frames']")
 
 
 def _listed(value: Any) -> Sequence[Any]:  # noqa: ANN401 - users give any object
@@ -123,7 +146,8 @@ def _png(image: Any) -> bytes:  # noqa: ANN401 - Pillow must not be imported her
     return buffer.getvalue()
 
 
-def _instruction(value: Any, where: str) -> str | None:  # noqa: ANN401 - users give any object
+def parse_instruction(value: Any, where: str) -> str | None:  # noqa: ANN401 - users give any object
+    """`value` if it is a string or None. Raises ConfigError."""
     if value is not None and not isinstance(value, str):
         raise ConfigError(f"{where} is a {type(value).__name__}; give a string")
     return value

@@ -22,7 +22,7 @@ from pipeline.manifest.output_folder import OutputFolder
 from pipeline.manifest.search import WILD, files_below, fixed_folder, matches
 from pipeline.storage import resolve
 
-__all__ = ["Format", "Listing", "ManifestFile", "list_manifest"]
+__all__ = ["Format", "Listing", "ManifestFile", "file_uri", "list_manifest"]
 
 
 class Format(StrEnum):
@@ -106,7 +106,7 @@ def _listing(config: ManifestConfig, fs: fsspec.AbstractFileSystem, path: str, o
             f"the manifest {config.path} has no files; expected {', '.join(_SUFFIXES)} "
             "(names that start with _ or . are left out, and what lakevec wrote to output.path)"
         )
-    return Listing(_uri(fs, folder or "/"), tuple(files))
+    return Listing(file_uri(fs, folder or "/"), tuple(files))
 
 
 def _with_formats(
@@ -121,7 +121,7 @@ def _with_formats(
         elif found is None and named:
             raise ManifestError(f"{path} has no known suffix ({', '.join(_NAMED_SUFFIXES)}); set manifest.format")
         if found is not None and forced in (None, found):
-            files.append(ManifestFile(_uri(fs, path), found))
+            files.append(ManifestFile(file_uri(fs, path), found))
     first_of: dict[Format, str] = {}
     for file in files:
         first_of.setdefault(file.format, file.uri)
@@ -149,5 +149,6 @@ def _matches(fs: fsspec.AbstractFileSystem, pattern: str) -> Iterator[str]:
             yield path
 
 
-def _uri(fs: fsspec.AbstractFileSystem, path: str) -> str:
+def file_uri(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    """`path` of `fs` as any process can open it: a local path, or a URI."""
     return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))

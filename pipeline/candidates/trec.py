@@ -1,0 +1,38 @@
+"""TREC runs: `qid Q0 docid rank score tag`, parted by spaces or tabs.
+
+In: a file. Out: batches of `pairs.RAW`. Refused with ManifestError, naming file and line: too few fields, ranks and
+scores that are no numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from pipeline.candidates.lines import lines_of
+from pipeline.candidates.pairs import RawPair, batched
+from pipeline.errors import ManifestError
+from pipeline.manifest.listing import ManifestFile
+from pipeline.manifest.naming import shown
+from pipeline.manifest.readers import Options
+
+__all__ = ["read_trec"]
+
+_FIELDS = 6
+
+
+def read_trec(files: Sequence[ManifestFile], options: Options) -> Iterator[pa.RecordBatch]:
+    """The pairs of `files` in order. Raises ManifestError."""
+    yield from batched(_pair(file, number, line) for file in files for number, line in lines_of(file, options))
+
+
+def _pair(file: ManifestFile, number: int, line: str) -> RawPair:
+    fields = line.split()
+    try:
+        query_id, _, doc_id, rank, score = fields[: _FIELDS - 1]
+        return query_id, doc_id, int(rank), float(score)
+    except ValueError:
+        raise ManifestError(
+            f"line {number} of {file.uri}: expected qid Q0 docid rank score tag; found {shown(line)}"
+        ) from None
