@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluate_config import RecallConfig, Storage
 from pipeline.evaluation.sources import Options
 from pipeline.evaluation.stored import FloatVectors, stored
-from pipeline.evaluation.top_k import TopK, merge, top_k
+from pipeline.evaluation.top_k import TopK, top_k
 from pipeline.evaluation.vectors import VectorSource, batches, open_vectors, sample
 
 __all__ = ["Neighbours", "RecallCell", "RecallReport", "cells", "find_neighbours", "recall_report", "specs_of", "tau_b"]
@@ -115,8 +115,7 @@ def find_neighbours(
     for batch in batches(corpus, rows=max(1, _SCORE_BYTES // (8 * max(1, len(queries.keys))))):
         documents += len(batch.keys)
         for spec, query_codes in asked.items():
-            found = top_k(query_codes, [stored(batch, spec)], wanted)
-            best[spec] = merge(best[spec], found, wanted) if spec in best else found
+            best[spec] = top_k(query_codes, [stored(batch, spec)], wanted, best.get(spec))
     _log.info("recall: %d queries against %d items under %d specs", len(queries.keys), documents, len(asked))
     if excluding_self:
         best = {spec: found.without(queries.keys, k) for spec, found in best.items()}
@@ -139,7 +138,7 @@ def tau_b(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> float:
     places = [np.full(len(union), len(first)) for _ in range(2)]
     for place, ranked in zip(places, (first, second), strict=True):
         place[np.searchsorted(union, ranked)] = np.arange(len(ranked))
-    return float(kendalltau(*places, method="asymptotic").statistic)
+    return float(kendalltau(*places).statistic)
 
 
 def _cell(truth: NDArray[np.uint64], keys: NDArray[np.uint64], spec: VectorSpec, k: int) -> RecallCell:

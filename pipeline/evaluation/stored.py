@@ -42,7 +42,7 @@ def stored(vectors: FloatVectors, spec: VectorSpec) -> StoredVectors:
     quantized = quantize(vectors.values, [spec])
     if not quantized.ok.all():
         raise ManifestError(
-            f"{int((~quantized.ok).sum())} vectors have NaN, infinity or zero norm in their first "
+            f"recall: {int((~quantized.ok).sum())} vectors have NaN, infinity or zero norm in their first "
             f"{spec.dim or vectors.values.shape[1]} values; expected vectors that lakevec wrote"
         )
     columns = quantized.columns

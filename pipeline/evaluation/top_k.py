@@ -5,24 +5,26 @@ by key, the greatest first, so that the answer does not depend on how documents 
 refused; fewer than k documents give as many as there are.
 
 Scores: float32 and float16, the inner product; int8, the integer dot product times the document's scale; binary, the
-Hamming distance, negated. All but the scale's product are exact or in float64, so equal vectors have equal scores.
+Hamming distance, negated. Equal vectors have equal scores: integers are summed exactly, floats in float64 and rounded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.stored import StoredVectors
 
-__all__ = ["TopK", "merge", "scores", "top_k"]
+__all__ = ["TopK", "scores", "top_k"]
 
 _EXACT_DIMS = 1024
 """Products of int8 codes that float32 sums exactly: 1024 · 127² is below 2^24."""
+
+_MANY = 4
+"""Candidates a place from which a partition is cheaper than sorting them all."""
 
 _TIE_DECIMALS = 9
 """Float64 sums of one vector in two places of a matrix differ in their last bits; float32 vectors say nothing there."""
@@ -42,18 +44,17 @@ class TopK:
         return TopK(np.take_along_axis(self.scores, order, 1), np.take_along_axis(self.keys, order, 1))
 
 
-def top_k(queries: StoredVectors, batches: Iterable[StoredVectors], k: int) -> TopK:
-    """The best k documents of `batches` for each query; all of one dtype and dim. Holds one batch at a time."""
+def top_k(queries: StoredVectors, batches: Iterable[StoredVectors], k: int, best: TopK | None = None) -> TopK:
+    """The best k documents of `batches` for each query, and of those that `best` has from other batches.
+
+    All vectors are of one dtype and dim. Holds one batch at a time.
+    """
     n = len(queries.keys)
-    best = TopK(np.empty((n, 0)), np.empty((n, 0), np.uint64))
+    best = best or TopK(np.empty((n, 0)), np.empty((n, 0), np.uint64))
     for batch in batches:
-        best = merge(best, _best_of(scores(queries, batch), batch.keys, k), k)
+        found = _candidates(scores(queries, batch), batch.keys, k, best)
+        best = _sorted(np.hstack([best.scores, found.scores]), np.hstack([best.keys, found.keys]), k)
     return best
-
-
-def merge(first: TopK, second: TopK, k: int) -> TopK:
-    """The best k of two lists of the same queries that have no document in common."""
-    return _sorted(np.hstack([first.scores, second.scores]), np.hstack([first.keys, second.keys]), k)
 
 
 def scores(queries: StoredVectors, documents: StoredVectors) -> NDArray[np.float64]:
@@ -82,17 +83,23 @@ def _signs(bits: NDArray[np.uint8]) -> NDArray[np.int8]:
     return (np.unpackbits(bits, axis=1).astype(np.int8) * 2) - np.int8(1)
 
 
-def _best_of(found: NDArray[np.float64], keys: NDArray[np.uint64], k: int) -> TopK:
-    everywhere = np.broadcast_to(keys, found.shape)
-    if len(keys) <= k:
-        return _sorted(found, everywhere, k)
-    least = np.partition(found, len(keys) - k, axis=1)[:, len(keys) - k]
-    # Of all that tie with the k-th best the keys decide, not the order in which a partition leaves them.
-    width = int((found >= least[:, None]).sum(axis=1).max())
-    places = np.argpartition(found, len(keys) - width, axis=1)[:, len(keys) - width :]
-    return _sorted(np.take_along_axis(found, places, 1), np.take_along_axis(everywhere, places, 1), k)
+def _candidates(found: NDArray[np.float64], keys: NDArray[np.uint64], k: int, best: TopK) -> TopK:
+    """What may be among the best k, each query's in columns that −inf fills up to the longest."""
+    full = best.scores.shape[1] >= k
+    near = found >= best.scores[:, k - 1 : k] if full else np.ones(found.shape, bool)
+    if int(near.sum(axis=1).max(initial=0)) > _MANY * k:
+        # All that tie with the k-th best stay: the keys decide between them, not how a partition leaves them.
+        near &= found >= np.partition(found, len(keys) - k, axis=1)[:, len(keys) - k, None]
+    counts = near.sum(axis=1)
+    rows, columns = np.nonzero(near)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shape = (len(found), int(counts.max(initial=0)))
+    picked = TopK(np.full(shape, -np.inf), np.zeros(shape, np.uint64))
+    picked.scores[rows, places] = found[rows, columns]
+    picked.keys[rows, places] = keys[columns]
+    return picked
 
 
-def _sorted(found: NDArray[np.float64], keys: NDArray[Any], k: int) -> TopK:
+def _sorted(found: NDArray[np.float64], keys: NDArray[np.uint64], k: int) -> TopK:
     order = np.lexsort((~keys, -found), axis=1)[:, :k]
     return TopK(np.take_along_axis(found, order, 1), np.take_along_axis(keys, order, 1))
