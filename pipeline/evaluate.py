@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipeline.config import redacted
+from pipeline.config import VectorSpec, redacted
 from pipeline.errors import ExitCode
-from pipeline.evaluate_config import EvaluateConfig
+from pipeline.evaluate_config import EvaluateConfig, RecallConfig
 from pipeline.evaluation.evaluation import Evaluation, evaluate, measures_document, per_query_table
 from pipeline.evaluation.judgements import read_judgements
 from pipeline.evaluation.measures import parse_measures, require_library
 from pipeline.evaluation.rankings import TABLES, read_ranking
 from pipeline.evaluation.recall import RecallReport, recall_report, specs_of
-from pipeline.evaluation.sources import Source, find_source
+from pipeline.evaluation.sources import Options, Source, find_source
 from pipeline.evaluation.tables import comparison_table, recall_table, run_table
 from pipeline.evaluation.vectors import open_vectors
 from pipeline.provenance import library_versions
@@ -48,11 +48,11 @@ def evaluate_retrieval(config: EvaluateConfig, job: str) -> ExitCode:
     started_at = datetime.now(UTC)
     run_id = new_run_id()
     store = _open_output(config)
-    evaluation = _evaluate(config)
-    report = None
     if config.recall is not None:
-        _require_for_recall()
-        report = recall_report(config.recall, config.fetch.storage_options)
+        # Its mistakes are found before the runs take their minutes.
+        _open_recall(config.recall, config.fetch.storage_options)
+    evaluation = _evaluate(config)
+    report = recall_report(config.recall, config.fetch.storage_options) if config.recall is not None else None
     folder = f"evaluation/{run_id}"
     if evaluation is not None:
         _put_table(store, f"{folder}/per_query.parquet", per_query_table(evaluation))
@@ -77,10 +77,10 @@ def plan_evaluation(config: EvaluateConfig) -> str:
         lines.append(f"measures: {', '.join(str(measure) for measure in parse_measures(config.measures))}")
         lines.append(f"baseline: {_baseline(config)}")
     if config.recall is not None:
-        vectors = open_vectors(config.recall.index, config.recall.vector, options, key="recall.index")
-        lines += _files(vectors.source)
-        specs = ", ".join(f"{spec.dim} {spec.dtype}" for spec in specs_of(config.recall, vectors.dim))
-        lines.append(f"recall: at most {config.recall.sample} queries; k = {list(config.recall.k)}; {specs}")
+        source, specs = _open_recall(config.recall, options)
+        lines += _files(source)
+        named = ", ".join(f"{spec.dim} {spec.dtype}" for spec in specs)
+        lines.append(f"recall: at most {config.recall.sample} queries; k = {list(config.recall.k)}; {named}")
     return "\n".join(lines)
 
 
@@ -118,9 +118,11 @@ def _baseline(config: EvaluateConfig) -> str:
     return config.baseline or next(iter(config.runs))
 
 
-def _require_for_recall() -> None:
+def _open_recall(config: RecallConfig, options: Options) -> tuple[Source, list[VectorSpec]]:
     for module in ("scipy", "matplotlib"):
         require_library(module, "the recall report")
+    vectors = open_vectors(config.index, config.vector, options, key="recall.index")
+    return vectors.source, specs_of(config, vectors.dim)
 
 
 def _files(source: Source) -> list[str]:

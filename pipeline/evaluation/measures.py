@@ -62,9 +62,13 @@ def require_library(module: str, use: str) -> None:
 
 
 def parse_measures(names: Sequence[str]) -> list[ir_measures.Measure]:
-    """The measures of `names`. Raises ConfigError, naming the nearest that is known."""
+    """The measures of `names`. Raises ConfigError: for an unknown one with the nearest, and for one named twice."""
     require_library("ir_measures", "measuring runs")
-    return [_parse(name) for name in names]
+    measures = [_parse(name) for name in names]
+    for place, measure in enumerate(measures):
+        if measure in measures[:place]:
+            raise ConfigError(f"measures: {names[place]} is {measure}, which is there more than once")
+    return measures
 
 
 def measure_run(ranking: Ranking, judgements: Judgements, measures: Sequence[ir_measures.Measure]) -> RunMeasures:

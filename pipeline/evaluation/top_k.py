@@ -60,13 +60,15 @@ def top_k(queries: StoredVectors, batches: Iterable[StoredVectors], k: int, best
 def scores(queries: StoredVectors, documents: StoredVectors) -> NDArray[np.float64]:
     """float64[queries, documents], the greater the nearer."""
     if queries.dtype == "binary":
-        return _dot(_signs(queries.codes), _signs(documents.codes)) / 2 - queries.codes.shape[1] * 4
+        dims = 8 * int(queries.codes.shape[1])
+        return (_dot(_signs(queries.codes), _signs(documents.codes)) - dims) / 2
     if queries.dtype == "int8":
         assert documents.scales is not None
         scaled: NDArray[np.float64] = _dot(queries.codes, documents.codes) * documents.scales.astype(np.float64)
         return scaled
     found: NDArray[np.float64] = queries.codes.astype(np.float64) @ documents.codes.astype(np.float64).T
-    return found.round(_TIE_DECIMALS)
+    np.round(found, _TIE_DECIMALS, out=found)
+    return found
 
 
 def _dot(queries: NDArray[np.int8], documents: NDArray[np.int8]) -> NDArray[np.float64]:

@@ -77,6 +77,7 @@ def test_a_query_without_results_counts_as_nothing_found_and_an_unjudged_one_not
         ("AP(level=2)", ["parameters of AP"]),
         ("", ["examples: nDCG@10"]),
         ("__import__('os')", ["examples: nDCG@10"]),
+        ("MAP", ["MAP", "AP", "more than once"]),
         ("RBP", ["cannot be computed here", "provider"]),
     ],
 )
