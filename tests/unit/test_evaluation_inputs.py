@@ -44,7 +44,7 @@ def pairs(queries: Sequence[Any], docs: Sequence[Any], **columns: Any) -> dict[s
 
 @pytest.mark.parametrize("name", ["run.trec", "run.txt.gz"])
 def test_a_trec_run_is_sorted_by_float32_score_then_id_and_not_by_its_rank(tmp_path: Path, name: str) -> None:
-    lines = ["q2 Q0 a 1 1 t", "q1 Q0 a 1 0.5 t", "q1\tQ0\tc 2 0.50000000001 t", "", "q1 Q0 b 3 2.5e1 t"]
+    lines = ["q2 Q0 a 1 1 t", "q1 Q0 a 1 0.50000000001 t", "q1\tQ0\tc 2 0.5 t", "", "q1 Q0 b 3 2.5e1 t"]
     assert ranked(write_text(tmp_path / name, *lines)) == {"q1": ["b", "c", "a"], "q2": ["a"]}
 
 
