@@ -27,6 +27,7 @@ __all__ = [
     "OutputConfig",
     "ResourcesConfig",
     "RunConfig",
+    "Section",
     "VectorSpec",
     "VideoConfig",
     "load_config",
@@ -35,7 +36,6 @@ __all__ = [
 
 MIB = 1 << 20
 
-M = TypeVar("M", bound=BaseModel)
 
 COLUMN_ROLES = (
     "id", "text", "image", "video", "frames", "instruction", "fps", "max_frames",
@@ -53,11 +53,13 @@ RESERVED_NAMES = frozenset(
 """Columns of the two tables, and `run`, which DuckDB reads out of folders called `run=…`: no vector has such a name."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a config: frozen, and unknown keys are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ManifestConfig(_Section):
+class ManifestConfig(Section):
     """Where the items are listed."""
 
     path: str = Field(min_length=1, description="file, folder or glob; local or any fsspec URI")
@@ -81,7 +83,7 @@ class ManifestConfig(_Section):
         return columns
 
 
-class VectorSpec(_Section):
+class VectorSpec(Section):
     """One vector column: the order is always finite check, cut to `dim`, L2-normalise, quantise."""
 
     name: str = Field(default="vector", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -95,7 +97,7 @@ class VectorSpec(_Section):
         return self
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """Where the index goes, and what a vector is."""
 
     path: str = Field(min_length=1)
@@ -117,7 +119,7 @@ class OutputConfig(_Section):
         return vectors
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The checkpoint and how it is run."""
 
     path: str = Field(description="a local folder, a Hugging Face id, or modelscope:<id>")
@@ -137,7 +139,7 @@ class ModelConfig(_Section):
     )
 
 
-class ImageConfig(_Section):
+class ImageConfig(Section):
     """The pixel budget of an image; the defaults are the official embedder's (4 to 1,800 tokens).
 
     `resize` is also how pictures of frame lists are resized at first.
@@ -156,7 +158,7 @@ class ImageConfig(_Section):
         return self
 
 
-class VideoConfig(_Section):
+class VideoConfig(Section):
     """How a video is sampled; the defaults are the official embedder's."""
 
     fps: float = Field(default=1.0, gt=0)
@@ -164,7 +166,7 @@ class VideoConfig(_Section):
     total_pixels: int = Field(default=10 * 768 * 1024, ge=128 * 1024)
 
 
-class InputsConfig(_Section):
+class InputsConfig(Section):
     """How an item becomes a prompt. All that decides a vector (so not `dedupe` or `identity`) is fingerprinted."""
 
     instruction: str | None = None
@@ -178,7 +180,7 @@ class InputsConfig(_Section):
     video: VideoConfig = VideoConfig()
 
 
-class FetchConfig(_Section):
+class FetchConfig(Section):
     """What may be read, and how patiently."""
 
     schemes: tuple[str, ...] = ("file", "s3")
@@ -193,7 +195,7 @@ class FetchConfig(_Section):
     retries: int = Field(default=5, ge=0)
 
 
-class ResourcesConfig(_Section):
+class ResourcesConfig(Section):
     """Sizes of the actor pools."""
 
     address: str = Field(default="auto", description="auto: a cluster if there is one; local; or an address")
@@ -204,7 +206,7 @@ class ResourcesConfig(_Section):
     cpus_per_preparer: float = Field(default=1, gt=0)
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """How a run commits, stops and judges itself."""
 
     commit_interval_s: float = Field(default=30, gt=0)
@@ -218,7 +220,7 @@ class RunConfig(_Section):
     window_tokens: int = Field(default=131_072, ge=1, description="tokens that close a window")
 
 
-class Config(_Section):
+class Config(Section):
     """A whole job."""
 
     manifest: ManifestConfig
@@ -230,12 +232,19 @@ class Config(_Section):
     run: RunConfig = RunConfig()
 
 
+M = TypeVar("M", bound=BaseModel)
+
+
 @overload
 def load_config(path: str, overrides: list[str]) -> Config: ...
+
+
 @overload
 def load_config(path: str, overrides: list[str], model: type[M]) -> M: ...
+
+
 def load_config(path: str, overrides: list[str], model: type[BaseModel] = Config) -> BaseModel:
-    """Read `path` as the config `model` and lay `overrides` (`key.path=YAML value`) over it.
+    """Read `path`, lay `overrides` (`key.path=YAML value`) over it, and check it as a `model`.
 
     Raises ConfigError, naming the key, for anything that is no valid config.
     """
@@ -246,8 +255,8 @@ def load_config(path: str, overrides: list[str], model: type[BaseModel] = Config
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        sections = ", ".join(f"{name}:" for name in model.model_fields)
-        raise ConfigError(f"{path} must hold sections ({sections}), not {type(tree).__name__}")
+        sections = ", ".join(f"{name}:" for name in list(model.model_fields)[:3])
+        raise ConfigError(f"{path} must hold sections ({sections}, …), not {type(tree).__name__}")
     for override in overrides:
         _lay_over(tree, override)
     try:
@@ -281,7 +290,7 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pyda
     where = [str(part) for part in detail["loc"]]
     name = ".".join(where)
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {name}{_nearest(where[-1], _keys_at(where[:-1], model))}"
+        return f"unknown key {name}{_nearest(where[-1], _keys_at(model, where[:-1]))}"
     if detail["type"] == "missing":
         return f"{name} is missing"
     message = re.sub(r"^Value error, ", "", detail["msg"])
@@ -294,8 +303,8 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pyda
     )
 
 
-def _keys_at(path: list[str], model: type[BaseModel]) -> tuple[str, ...]:
-    section: Any = model
+def _keys_at(root: type[BaseModel], path: list[str]) -> tuple[str, ...]:
+    section: Any = root
     for part in path:
         if isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
             section = _section_type(section.model_fields[part].annotation)
@@ -317,13 +326,10 @@ def _nearest(key: str, valid: tuple[str, ...]) -> str:
 def redacted(config: BaseModel) -> dict[str, Any]:
     """The config as plain YAML values; of storage options only endpoints and regions are shown, of URIs no userinfo.
 
-    Any job's config: one with a `fetch` section.
+    `config` is a job's: `fetch` has `storage_options`.
     """
-    tree = config.model_dump(mode="json")
+    tree: dict[str, Any] = _bare(config.model_dump(mode="json"))
     shown = {"endpoint_url", "region_name", "anon", "use_ssl", "client_kwargs", "config_kwargs"}
-    for section in tree.values():
-        if section is not None:
-            section |= {key: _bare(section[key]) for key in ("path", "beir") if key in section}
     tree["fetch"]["storage_options"] = {
         scheme: _hide(options, shown) for scheme, options in tree["fetch"]["storage_options"].items()
     }
@@ -338,4 +344,8 @@ def _hide(options: dict[str, Any], shown: set[str]) -> dict[str, Any]:
 
 
 def _bare(value: Any) -> Any:  # noqa: ANN401 - an option is any YAML value
+    if isinstance(value, dict):
+        return {key: _bare(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_bare(each) for each in value]
     return without_userinfo(value) if isinstance(value, str) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from pipeline.config import Config
@@ -15,10 +16,10 @@ __all__ = ["library_versions", "table_metadata"]
 LIBRARIES = ("lakevec", "ray", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "pillow", "av", "duckdb")
 
 
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of every library that decides a vector; a library that is not there is left out."""
+def library_versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
+    """Versions of Python and of `libraries`: those that decide a vector; one that is not there is left out."""
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in libraries:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import (
     FetchConfig,
@@ -17,6 +17,7 @@ from pipeline.config import (
     ModelConfig,
     ResourcesConfig,
     RunConfig,
+    Section,
 )
 
 __all__ = ["CANDIDATE_ROLES", "CandidatesConfig", "RerankConfig", "RerankInputs", "RerankOutput"]
@@ -25,11 +26,7 @@ CANDIDATE_ROLES = ("query_id", "doc_id", "doc_ids", "rank", "score", "scores")
 """The columns of candidate Parquet files, each renameable under `candidates.columns`."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CandidatesConfig(_Section):
+class CandidatesConfig(Section):
     """The first stage's lists: which documents are to be scored for which query."""
 
     path: str | None = Field(
@@ -61,7 +58,7 @@ class CandidatesConfig(_Section):
         return self
 
 
-class RerankOutput(_Section):
+class RerankOutput(Section):
     """Where the scores go."""
 
     path: str = Field(min_length=1)
@@ -82,7 +79,7 @@ class RerankInputs(InputsConfig):
     )
 
 
-class RerankConfig(_Section):
+class RerankConfig(Section):
     """A whole rerank job. `queries` and `documents` may be missing where the candidates bring them along."""
 
     candidates: CandidatesConfig

@@ -37,6 +37,8 @@ __all__ = [
     "check_reachable",
     "check_same_kind",
     "continue_index",
+    "is_relative",
+    "lost_output",
     "new_run_id",
     "open_run",
 ]
@@ -83,11 +85,8 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
     `uploaded`: the current directory was uploaded with the job and vanishes with it. Raises ConfigError or
     ManifestError, in seconds, for anything that would stop the job later.
     """
-    if uploaded and "://" not in config.output.path and not Path(config.output.path).is_absolute():
-        raise ConfigError(
-            f"output.path {config.output.path!r} is relative, and this job's working directory was uploaded: what it "
-            "writes there is lost with the job; give an absolute path that every node shares, or s3://…"
-        )
+    if uploaded and is_relative(config.output.path):
+        raise lost_output(config.output.path)
     store = open_store(config.output.path, config.fetch.storage_options)
     check_reachable(store)
     manifest = open_manifest(
@@ -103,6 +102,19 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
         inputs=config.inputs,
     )
     return Run(run_id, config, store, manifest, checkpoint, fingerprint)
+
+
+def is_relative(path: str) -> bool:
+    """Whether `path`, a local path or a URI, means another place from another directory."""
+    return "://" not in path and not Path(path).is_absolute()
+
+
+def lost_output(path: str) -> ConfigError:
+    """The error of a relative output in a job whose working directory was uploaded."""
+    return ConfigError(
+        f"output.path {path!r} is relative, and this job's working directory was uploaded: what it "
+        "writes there is lost with the job; give an absolute path that every node shares, or s3://…"
+    )
 
 
 def continue_index(run: Run, state: IndexState) -> Run:

@@ -20,7 +20,7 @@ from pipeline.storage import resolve
 
 __all__ = ["OutputFolder"]
 
-WRITTEN = ("vectors", "rejects", "scores", "changes", "reports", "_log", "_work")
+WRITTEN = ("vectors", "rejects", "scores", "changes", "reports", "_log", "_work", "evaluation")
 """The folders of an output."""
 
 

@@ -1,0 +1,1 @@
+"""Evaluation: runs against judgements, and what smaller vectors keep of the neighbours."""
