@@ -17,13 +17,11 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,12 +31,11 @@ from pipeline.checkpoint import resolve_checkpoint
 from pipeline.config import MIB, FetchConfig, InputsConfig, ModelConfig, ResourcesConfig, RunConfig, VectorSpec
 from pipeline.manifest.work import to_work_table
 from pipeline.policy import FetchPolicy
-from pipeline.stages import chain as chain_module
-from pipeline.stages.chain import Chain, ReceiptStream, build_chain
+from pipeline.stages.chain import Chain, ReceiptStream, Step, build_chain
 from pipeline.stages.encode import EncodeSettings
 from pipeline.stages.meter import start_meter
 from pipeline.stages.pools import Pools
-from pipeline.stages.prepare import PrepareSettings
+from pipeline.stages.prepare import PrepareSettings, PrepareStage
 from pipeline.stages.session import ray_session
 from pipeline.stages.write import WriteSettings, write_outcomes
 from pipeline.storage import Store, open_store
@@ -130,15 +127,16 @@ def _chain(folder: Path, store: Store, preparers: int) -> Chain:
     identity = resolve_checkpoint(model, weights=False).identity
     run, specs = RunConfig(), (VectorSpec(),)
     policy = FetchPolicy.of(FetchConfig(schemes=("file",), local_roots=(str(folder),)))
+    window_bytes = int(run.window_mb * MIB)
+    prepare = PrepareSettings(model, identity, InputsConfig(dedupe=False), policy, window_bytes, run.window_tokens)
     return Chain(
-        prepare=PrepareSettings(
-            model, identity, InputsConfig(dedupe=False), policy, int(run.window_mb * MIB), run.window_tokens
-        ),
-        encode=EncodeSettings(model, identity, specs, (), False, "cpu"),
-        write=WriteSettings(store, "bench", pa.string(), (), specs, HIDDEN_DIM, {}),
+        prepare=Step(PrepareStage, prepare),
+        encode=Step(NullEncodeStage, EncodeSettings(model, identity, specs, (), False, "cpu")),
+        write=Step(write_outcomes, WriteSettings(store, "bench", pa.string(), (), specs, HIDDEN_DIM, {})),
         # A quarter of a logical CPU each: what is compared is work done, not how Ray shares out four of them.
         pools=Pools(preparers, 0.25, 1, 0.25, 0),
         part_items=None,
+        window_bytes=window_bytes,
         meter=None,
     )
 
@@ -146,14 +144,16 @@ def _chain(folder: Path, store: Store, preparers: int) -> Chain:
 def _in_pool(chain: Chain, kind: str, work: pa.Table, options: argparse.Namespace) -> Timing:
     started = time.monotonic()
     # Fresh interpreters, as Ray's workers are; a fork of this one would bring the parent's threads' locks.
-    with ProcessPoolExecutor(options.preparers, get_context("spawn"), start_preparer, (chain.prepare,)) as pool:
+    with ProcessPoolExecutor(
+        options.preparers, get_context("spawn"), start_preparer, (chain.prepare.settings,)
+    ) as pool:
         return _timed(started, work.num_rows, _pooled(pool, chain, kind, work, options))
 
 
 def _pooled(
     pool: ProcessPoolExecutor, chain: Chain, kind: str, work: pa.Table, options: argparse.Namespace
 ) -> Iterator[int]:
-    encode = null_encoder(chain.encode)
+    encode = null_encoder(chain.encode.settings)
     size = min(options.block_items, POOL_BLOCK_ITEMS[kind])
     blocks = (work.slice(start, size) for start in range(0, work.num_rows, size))
     # Two blocks a process: it never waits for the next one, and its windows do not pile up here.
@@ -162,21 +162,14 @@ def _pooled(
         windows = waiting.popleft().result()
         waiting.extend(pool.submit(prepare_block, block) for block in islice(blocks, 1))
         for window in windows:
-            receipt = write_outcomes(encode(window), chain.write)
+            receipt = write_outcomes(encode(window), chain.write.settings)
             yield int(receipt.column("items")[0].as_py())
 
 
 def _on_ray(chain: Chain, path: str, count: int, block_items: int) -> Timing:
     started = time.monotonic()
-    with _null_encoder():
-        dataset = build_chain(chain, chain.write.store, [path], block_items, 0)
+    dataset = build_chain(chain, chain.write.settings.store, [path], block_items, 0)
     return _timed(started, count, _received(ReceiptStream(dataset)))
-
-
-@contextmanager
-def _null_encoder() -> Iterator[None]:
-    with patch.object(chain_module, "EncodeStage", NullEncodeStage):
-        yield
 
 
 def _received(stream: ReceiptStream) -> Iterator[int]:

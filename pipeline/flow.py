@@ -23,17 +23,18 @@ from pipeline.plan import Plan, make_plan
 from pipeline.progress import Progress, Status
 from pipeline.provenance import table_metadata
 from pipeline.run import Run, check_same_kind, continue_index, new_run_id, open_run
-from pipeline.stages.chain import Chain, part_items
+from pipeline.stages.chain import Chain, Step, part_items
 from pipeline.stages.committer import Committer
-from pipeline.stages.encode import EncodeSettings
+from pipeline.stages.embed_work import EmbedWork
+from pipeline.stages.encode import EncodeSettings, EncodeStage
 from pipeline.stages.meter import Reading, start_meter
 from pipeline.stages.passes import Passes
 from pipeline.stages.pools import Pools, size_pools
-from pipeline.stages.prepare import PrepareSettings
+from pipeline.stages.prepare import PrepareSettings, PrepareStage
 from pipeline.stages.publish import Publication, publish
 from pipeline.stages.session import ray_session, uploaded_working_dir
 from pipeline.stages.shared_paths import check_shared_paths
-from pipeline.stages.write import WriteSettings
+from pipeline.stages.write import WriteSettings, write_outcomes
 from pipeline.stop import StopRequest, listen_for_stop
 from pipeline.storage import Store, open_store
 from pipeline.summary import Summary, summary_path, write_summary
@@ -135,26 +136,28 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
     metadata = table_metadata(config, run.checkpoint.identity, run.compute_fingerprint, hidden_dim, run.run_id)
     summary.actors = {"prepare": pools.preparers, "encode": pools.encoders}
     committer = Committer(claim, summary.tally, run.kind, config.run.commit_interval_s)
+    window_bytes = int(config.run.window_mb * MIB)
+    prepare = PrepareSettings(
+        run.model, run.checkpoint.identity, config.inputs, run.policy, window_bytes, config.run.window_tokens
+    )
+    encode = EncodeSettings(
+        run.model,
+        run.checkpoint.identity,
+        specs,
+        plan.carry,
+        config.inputs.dedupe,
+        "cuda" if pools.gpus_per_encoder else "cpu",
+    )
     chain = Chain(
-        prepare=PrepareSettings(
-            run.model,
-            run.checkpoint.identity,
-            config.inputs,
-            run.policy,
-            int(config.run.window_mb * MIB),
-            config.run.window_tokens,
+        prepare=Step(PrepareStage, prepare),
+        encode=Step(EncodeStage, encode),
+        write=Step(
+            write_outcomes,
+            WriteSettings(run.store, run.run_id, plan.id_type, plan.carry, specs, hidden_dim, metadata),
         ),
-        encode=EncodeSettings(
-            run.model,
-            run.checkpoint.identity,
-            specs,
-            plan.carry,
-            config.inputs.dedupe,
-            "cuda" if pools.gpus_per_encoder else "cpu",
-        ),
-        write=WriteSettings(run.store, run.run_id, plan.id_type, plan.carry, specs, hidden_dim, metadata),
         pools=pools,
         part_items=part_items(plan.counts.to_do),
+        window_bytes=window_bytes,
         meter=start_meter(),
     )
     with Progress() as progress:
@@ -174,7 +177,8 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
                 )
             )
 
-        passes = Passes(chain, plan, claim, committer, stop, config.run.block_items, show)
+        work = EmbedWork(chain, plan, run.store)
+        passes = Passes(work, claim, committer, stop, config.run.block_items, show)
         with _timed(summary, "run"):
             finished = plan.counts.to_do == 0 or passes.run()
         summary.seconds["commit"] = committer.seconds

@@ -1,10 +1,13 @@
-"""The chain: work list → Prepare → Encode → WritePart on Ray Data, streamed to the driver as receipts."""
+"""The chain: work list → Prepare → Encode → WritePart on Ray Data, streamed to the driver as receipts.
+
+In: what each stage runs, for whatever job, and the work list. Out: rows of `write.RECEIPT`.
+"""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +16,12 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from pipeline.stages.encode import EncodeSettings, EncodeStage
 from pipeline.stages.pools import WRITE_CPUS, Pools
-from pipeline.stages.prepare import PrepareSettings, PrepareStage
 from pipeline.stages.session import ACTOR_RETRIES, TASK_RETRIES
-from pipeline.stages.write import RECEIPT, WriteSettings, write_outcomes
+from pipeline.stages.write import RECEIPT
 from pipeline.storage import Store
 
-__all__ = ["Chain", "ReceiptStream", "build_chain", "part_items"]
+__all__ = ["Chain", "ReceiptStream", "Step", "build_chain", "part_items"]
 
 WINDOWS_AT_ONCE = 2
 """Calls of an encoder at a time: while the device computes one window, the next is unpacked and queued behind it."""
@@ -41,14 +42,24 @@ _END = object()
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """What one stage runs: a class (an actor's, made with its settings and the meter) or a function (called with a
+    table and its settings), and the settings, small enough to be pickled."""
+
+    run: Callable[..., Any]
+    settings: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Chain:
     """What a run's stages need; the same for its first pass and for reconciling passes."""
 
-    prepare: PrepareSettings
-    encode: EncodeSettings
-    write: WriteSettings
+    prepare: Step
+    encode: Step
+    write: Step
     pools: Pools
     part_items: int | None
+    window_bytes: int
     meter: Any
 
 
@@ -75,14 +86,14 @@ def build_chain(
     context.max_errored_blocks = max_errored_blocks
     # Ray gathers a task's output into blocks of 128 MiB by default: there a window would wait for the next one, and be
     # copied out of their common block again. At half its size each is a block of its own once it is packed.
-    context.target_max_block_size = max(1, chain.prepare.window_bytes // 2)
+    context.target_max_block_size = max(1, chain.window_bytes // 2)
     pools = chain.pools
     work = ray.data.read_parquet([store.full(path) for path in work_paths], filesystem=store.fs)
     return (
         work.repartition(target_num_rows_per_block=block_items)
         .map_batches(
-            PrepareStage,
-            fn_constructor_args=(chain.prepare, chain.meter),
+            chain.prepare.run,
+            fn_constructor_args=(chain.prepare.settings, chain.meter),
             batch_size=block_items,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
@@ -92,8 +103,8 @@ def build_chain(
             **ACTOR_RETRIES,
         )
         .map_batches(
-            EncodeStage,
-            fn_constructor_args=(chain.encode, chain.meter),
+            chain.encode.run,
+            fn_constructor_args=(chain.encode.settings, chain.meter),
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
@@ -109,8 +120,8 @@ def build_chain(
             **ACTOR_RETRIES,
         )
         .map_batches(
-            write_outcomes,
-            fn_args=(chain.write,),
+            chain.write.run,
+            fn_args=(chain.write.settings,),
             batch_size=chain.part_items,
             batch_format="pyarrow",
             num_cpus=WRITE_CPUS,

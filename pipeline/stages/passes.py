@@ -13,15 +13,13 @@ from ray.exceptions import RayError
 
 from pipeline.errors import LakevecError, scrub
 from pipeline.index.claim import Claim
-from pipeline.outcomes import crashed_outcomes
-from pipeline.plan import Plan
-from pipeline.stages.chain import Chain, ReceiptStream, build_chain
+from pipeline.stages.chain import ReceiptStream, build_chain
 from pipeline.stages.committer import Committer
 from pipeline.stages.losses import Losses, explained, listen_for_losses
 from pipeline.stages.meter import Reading
-from pipeline.stages.reconcile import CRASH_DETAIL, PASS_BLOCKS, lost_work, write_work
+from pipeline.stages.reconcile import CRASH_DETAIL, PASS_BLOCKS
+from pipeline.stages.work import Work
 from pipeline.stages.worker_log import WorkerLogReader
-from pipeline.stages.write import write_outcomes
 from pipeline.stop import StopRequest
 
 __all__ = ["Passes"]
@@ -43,8 +41,7 @@ _log = logging.getLogger("lakevec")
 class Passes:
     """One run's passes. `show(reading)` is called about twice a second with what the stages have done."""
 
-    chain: Chain
-    plan: Plan
+    work: Work
     claim: Claim
     committer: Committer
     stop: StopRequest
@@ -65,35 +62,28 @@ class Passes:
             self.stop.patient = False
 
     def _run(self, losses: Losses) -> bool:
-        paths: Sequence[str] = self.plan.work_paths
+        paths = self.work.paths
         for number, block_items in enumerate(PASS_BLOCKS):
             if not self._stream(paths, block_items or self.block_items, first=number == 0):
                 return False
-            lost = lost_work(self.claim.store, self.plan.run_id, paths, self.committer.committed)
+            lost = self.work.lost(paths, self.committer.committed)
             if lost is None:
                 return True
-            _log.warning("%d items were lost with their workers (%s)", lost.num_rows, losses.commonest)
-            if number == 1 and losses.raised and not self.committer.committed and lost.num_rows > PASS_BLOCKS[1]:
+            _log.warning("%d items were lost with their workers (%s)", lost.items, losses.commonest)
+            if number == 1 and losses.raised and not self.committer.committed and lost.items > PASS_BLOCKS[1]:
                 raise LakevecError(
                     f"no item at all came through, neither together nor in small groups: {losses.commonest}"
                 )
-            paths = [write_work(self.claim.store, f"_work/{self.plan.run_id}/pass-{number + 1}.parquet", lost)]
-        write = self.chain.write
-        crashed = crashed_outcomes(
-            lost,
-            specs=write.specs,
-            hidden_dim=write.hidden_dim,
-            carry=write.carry,
-            detail=scrub(f"{CRASH_DETAIL}: {losses.commonest}"),
-        )
-        self.committer.take(write_outcomes(crashed, write))
+            if number + 1 < len(PASS_BLOCKS):
+                paths = self.work.again(lost, number + 1, PASS_BLOCKS[number + 1])
+        self.committer.take(self.work.give_up(lost, scrub(f"{CRASH_DETAIL}: {losses.commonest}")))
         self.committer.flush()
         return True
 
     def _stream(self, paths: Sequence[str], block_items: int, *, first: bool) -> bool:
         # Later passes hold only what already died once: there every block may.
-        allowed = max(MIN_ERRORED_BLOCKS, int(self.plan.counts.to_do / block_items * ERRORED_BLOCK_FRACTION))
-        dataset = build_chain(self.chain, self.claim.store, paths, block_items, allowed if first else -1)
+        allowed = max(MIN_ERRORED_BLOCKS, int(self.work.to_do / block_items * ERRORED_BLOCK_FRACTION))
+        dataset = build_chain(self.work.chain, self.claim.store, paths, block_items, allowed if first else -1)
         try:
             return self._pull(ReceiptStream(dataset))
         except RayError as error:
@@ -126,14 +116,14 @@ class Passes:
             if self.stop.reason and draining_since is None:
                 draining_since = now
                 _log.warning("%s: finishing what is under way, at most %.0f s", self.stop.reason, DRAIN_S)
-                self.chain.meter.drain.remote()
+                self.work.chain.meter.drain.remote()
             if draining_since is not None and now - draining_since > DRAIN_S:
                 return False
         return draining_since is None
 
     def _read_meter(self, last: Reading) -> Reading:
         try:
-            reading: Reading = ray.get(self.chain.meter.read.remote(), timeout=POLL_S)
+            reading: Reading = ray.get(self.work.chain.meter.read.remote(), timeout=POLL_S)
         except RayError:
             return last
         self.worker_log.show(reading.said)

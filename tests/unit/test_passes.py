@@ -48,8 +48,7 @@ def passes_of(meter: Meter, monkeypatch: pytest.MonkeyPatch, *, alive: bool = Tr
     monkeypatch.setattr(ray, "get", get)
     reads = SimpleNamespace(read=SimpleNamespace(remote=meter.read))
     return Passes(
-        chain=SimpleNamespace(meter=reads),  # type: ignore[arg-type]
-        plan=SimpleNamespace(),  # type: ignore[arg-type]
+        work=SimpleNamespace(chain=SimpleNamespace(meter=reads)),  # type: ignore[arg-type]
         claim=SimpleNamespace(lost=SimpleNamespace(is_set=lambda: False)),  # type: ignore[arg-type]
         committer=SimpleNamespace(take=lambda receipts: None),  # type: ignore[arg-type]
         stop=StopRequest(),
