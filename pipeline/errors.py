@@ -123,6 +123,7 @@ class RejectMeaning(NamedTuple):
 class RejectCode(StrEnum):
     """Why an item has no vector. Closed: a new reason is a new member with a row in `_MEANINGS`."""
 
+    UNKNOWN_ID = "UNKNOWN_ID"
     NO_MEDIUM = "NO_MEDIUM"
     URI_NOT_ALLOWED = "URI_NOT_ALLOWED"
     NOT_FOUND = "NOT_FOUND"
@@ -153,6 +154,10 @@ class RejectCode(StrEnum):
 
 
 _MEANINGS: dict[RejectCode, RejectMeaning] = {
+    RejectCode.UNKNOWN_ID: RejectMeaning(
+        Stage.RUN, False, "a candidate list names a query or a document that is in no manifest",
+        "add it to the manifest, or make the lists from the manifest as it is",
+    ),
     RejectCode.NO_MEDIUM: RejectMeaning(
         Stage.FETCH, False, "a list of media holds null, or a URI is empty",
         "give the URI or the bytes, or take the place out of the manifest's list",

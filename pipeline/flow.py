@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from functools import partial
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import MIB, Config
-from pipeline.errors import ExitCode, LakevecError, scrub
+from pipeline.driving import drive, judge, sweep, timed
+from pipeline.errors import ExitCode
 from pipeline.index.carried import has_other_columns
 from pipeline.index.claim import Claim
 from pipeline.index.commits import FileEntry, Table
@@ -35,14 +33,10 @@ from pipeline.stages.publish import Publication, publish
 from pipeline.stages.session import ray_session, uploaded_working_dir
 from pipeline.stages.shared_paths import check_shared_paths
 from pipeline.stages.write import WriteSettings, write_outcomes
-from pipeline.stop import StopRequest, listen_for_stop
-from pipeline.storage import Store, open_store
-from pipeline.summary import Summary, summary_path, write_summary
+from pipeline.stop import StopRequest
+from pipeline.summary import Summary
 
 __all__ = ["embed_corpus"]
-
-SUMMARY_DEADLINE_S = 5.0
-"""A run that failed because its output is out of reach should not wait for it a second time."""
 
 _log = logging.getLogger("lakevec")
 
@@ -52,40 +46,22 @@ def embed_corpus(config: Config, job: str) -> ExitCode:
 
     Raises LakevecError for what the user must mend; its exit code is in the summary too.
     """
-    summary = Summary(new_run_id(), job, config)
-    budget_s = config.run.max_runtime_s
-    stop = StopRequest(None if budget_s is None else time.monotonic() + budget_s)
-    with listen_for_stop(stop) as listen_again:
-        try:
-            exit_code = _embed(summary, stop, listen_again)
-        except LakevecError as error:
-            summary.message = str(error)
-            _leave(summary, error.exit_code)
-            raise
-        except KeyboardInterrupt:
-            _leave(summary, ExitCode.INTERRUPTED)
-            raise
-        except Exception as error:
-            summary.message = scrub(f"{type(error).__name__}: {error}")
-            _leave(summary, ExitCode.FAILED)
-            raise
-    _leave(summary, exit_code)
-    return exit_code
+    return drive(Summary(new_run_id(), job, config), partial(_embed, config))
 
 
-def _embed(summary: Summary, stop: StopRequest, listen_again: Callable[[], None]) -> ExitCode:
-    with _timed(summary, "plan"):
-        run = open_run(summary.config, summary.run_id, uploaded=uploaded_working_dir())
+def _embed(config: Config, summary: Summary, stop: StopRequest, listen_again: Callable[[], None]) -> ExitCode:
+    with timed(summary, "plan"):
+        run = open_run(config, summary.run_id, uploaded=uploaded_working_dir())
         summary.compute_fingerprint = run.compute_fingerprint
         check_same_kind(run, Log(run.store).state())
     with Claim.acquire(run.store, run.run_id, fingerprint=run.compute_fingerprint) as claim:
         run = continue_index(run, claim.state)
-        _sweep(run.store, "_work")  # only the owner gets here: what lies there is a dead run's
+        sweep(run.store, "_work")  # only the owner gets here: what lies there is a dead run's
         _log.info("run %s: reading the manifest %s", run.run_id, run.manifest.path)
         try:
             live = _bring_up_to_date(run, claim, summary, stop, listen_again)
         finally:
-            _sweep(run.store, f"_work/{run.run_id}")
+            sweep(run.store, f"_work/{run.run_id}")
     return stop.exit_code if live is None else _judge(run, live, summary)
 
 
@@ -93,7 +69,7 @@ def _bring_up_to_date(
     run: Run, claim: Claim, summary: Summary, stop: StopRequest, listen_again: Callable[[], None]
 ) -> tuple[FileEntry, ...] | None:
     """The live set that accounts for the whole manifest, None if the run was stopped first."""
-    with _timed(summary, "plan"):
+    with timed(summary, "plan"):
         plan = make_plan(
             run.config,
             run.manifest,
@@ -179,7 +155,7 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
 
         work = EmbedWork(chain, plan, run.store)
         passes = Passes(work, claim, committer, stop, config.run.block_items, show)
-        with _timed(summary, "run"):
+        with timed(summary, "run"):
             finished = plan.counts.to_do == 0 or passes.run()
         summary.seconds["commit"] = committer.seconds
         if not finished:
@@ -204,7 +180,7 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
             metadata=metadata,
             target_bytes=int(config.output.target_file_mb * MIB),
         )
-        with _timed(summary, "commit"):
+        with timed(summary, "commit"):
             publish(publication, claim, merging)
     return True
 
@@ -215,14 +191,7 @@ def _judge(run: Run, live: tuple[FileEntry, ...], summary: Summary) -> ExitCode:
         rows[entry.table] += entry.rows
     summary.counts |= {"vectors": rows[Table.VECTORS], "rejects": rows[Table.REJECTS]}
     summary.rejects_by_code = _rejects_by_code(run, live)
-    fraction = rows[Table.REJECTS] / max(1, summary.counts["items"])
-    if fraction > run.config.run.max_reject_fraction:
-        summary.message = (
-            f"{rows[Table.REJECTS]} of {summary.counts['items']} items are rejects ({fraction:.1%}), more than "
-            f"run.max_reject_fraction ({run.config.run.max_reject_fraction:.1%})"
-        )
-        return ExitCode.TOO_MANY_REJECTS
-    return ExitCode.COMPLETE
+    return judge(summary, rows[Table.REJECTS])
 
 
 def _rejects_by_code(run: Run, live: tuple[FileEntry, ...]) -> dict[str, int]:
@@ -240,37 +209,3 @@ def _local_inputs(run: Run) -> list[str]:
     if run.checkpoint.identity.startswith("local:"):
         found.append(run.model.path)
     return found + (list(run.policy.roots) if "file" in run.policy.schemes else [])
-
-
-def _sweep(store: Store, folder: str) -> None:
-    for stored in store.list(folder):
-        store.delete(stored.path)
-    if store.is_local:
-        shutil.rmtree(store.full(folder), ignore_errors=True)  # an object store has no empty folders to leave
-
-
-def _leave(summary: Summary, exit_code: ExitCode) -> None:
-    try:
-        store = open_store(summary.config.output.path, summary.config.fetch.storage_options)
-        store = replace(store, deadline_s=SUMMARY_DEADLINE_S)
-        document = write_summary(store, summary, exit_code)
-    except Exception as error:  # noqa: BLE001 - the run's own outcome counts, whatever the store makes of its summary
-        _log.warning("summary.json could not be written: %s", scrub(f"{type(error).__name__}: {error}"))
-        return
-    counts = document["counts"]
-    _log.info(
-        "%s (exit code %d): %d items, %d vectors, %d rejects, %d encoded in %.1f s; %s",
-        document["status"], exit_code, counts["items"], counts["vectors"], counts["rejects"], counts["encoded"],
-        document["seconds"]["total"], store.uri(summary_path(summary.run_id)),
-    )  # fmt: skip
-    if summary.message and exit_code == ExitCode.TOO_MANY_REJECTS:
-        _log.warning("%s", summary.message)
-
-
-@contextmanager
-def _timed(summary: Summary, stage: str) -> Iterator[None]:
-    started = time.monotonic()
-    try:
-        yield
-    finally:
-        summary.seconds[stage] = summary.seconds.get(stage, 0.0) + time.monotonic() - started

@@ -16,8 +16,9 @@ from pipeline.config import Config, load_config, redacted
 from pipeline.console import ends_quietly
 from pipeline.errors import ExitCode, LakevecError
 from pipeline.evaluate_config import EvaluateConfig
+from pipeline.rerank_config import RerankConfig
 
-__all__ = ["EMBED", "EVALUATE", "Job", "run_job"]
+__all__ = ["EMBED", "EVALUATE", "RERANK", "Job", "run_job"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -58,7 +59,20 @@ def _plan_evaluate(config: EvaluateConfig) -> str:
     return plan_evaluation(config)
 
 
+def _rerank(config: RerankConfig, name: str) -> ExitCode:
+    from pipeline.rerank_flow import rerank_candidates
+
+    return rerank_candidates(config, name)
+
+
+def _plan_rerank(config: RerankConfig) -> str:
+    from pipeline.rerank_flow import plan_rerank
+
+    return plan_rerank(config)
+
+
 EMBED = Job(Config, _embed, _plan_embed)
+RERANK = Job(RerankConfig, _rerank, _plan_rerank)
 EVALUATE = Job(EvaluateConfig, _evaluate, _plan_evaluate)
 
 

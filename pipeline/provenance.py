@@ -9,9 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pipeline.config import Config
 from pipeline.quantize import formula
+from pipeline.rerank_config import RerankConfig
+from pipeline.rerank_template import RERANK_TEMPLATE_VERSION
 from pipeline.template import TEMPLATE_VERSION
 
-__all__ = ["library_versions", "table_metadata"]
+__all__ = ["library_versions", "score_metadata", "table_metadata"]
 
 LIBRARIES = ("lakevec", "ray", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "pillow", "av", "duckdb")
 
@@ -47,6 +49,27 @@ def table_metadata(
         "versions": library_versions(),
         "run_id": run_id,
     }
+    return _metadata(facts)
+
+
+def score_metadata(config: RerankConfig, identity: str, compute_fingerprint: str, run_id: str) -> dict[str, str]:
+    """The Parquet key-value metadata of the score table, every key under `lakevec.`."""
+    return _metadata(
+        {
+            "model": config.model.path,
+            "revision": config.model.revision,
+            "model_identity": identity,
+            "model_dtype": config.model.dtype,
+            "template_version": RERANK_TEMPLATE_VERSION,
+            "instruction": config.inputs.instruction,
+            "compute_fingerprint": compute_fingerprint,
+            "versions": library_versions(),
+            "run_id": run_id,
+        }
+    )
+
+
+def _metadata(facts: dict[str, object]) -> dict[str, str]:
     return {
         f"lakevec.{key}": value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         for key, value in facts.items()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -26,12 +26,13 @@ from pipeline.storage import Store, open_store
 from pipeline.template import TEMPLATE_VERSION
 from pipeline.tokenizer import PromptTokenizer
 
-KIND_NAMES = {"specs": "vectors", "id_type": "ids of type"}
+KIND_NAMES = {"specs": "vectors", "id_type": "ids of type", "table": "a table of"}
 
 REACH_DEADLINE_S = 10.0
 """Bad configs end in seconds: a store that does not answer once within this is out of reach."""
 
 __all__ = [
+    "OfKind",
     "Run",
     "check_carry",
     "check_reachable",
@@ -41,6 +42,7 @@ __all__ = [
     "lost_output",
     "new_run_id",
     "open_run",
+    "settled_model",
 ]
 
 
@@ -68,10 +70,7 @@ class Run:
     @property
     def model(self) -> ModelConfig:
         """`config.model` as workers must resolve it: the same folder from anywhere, the same commit at any time."""
-        if self.checkpoint.identity.startswith("local:"):
-            return self.config.model.model_copy(update={"path": str(self.checkpoint.folder)})
-        _, _, commit = self.checkpoint.identity.partition("@")
-        return self.config.model.model_copy(update={"revision": commit.partition(":")[0]})
+        return settled_model(self.config.model, self.checkpoint)
 
 
 def new_run_id() -> str:
@@ -102,6 +101,14 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
         inputs=config.inputs,
     )
     return Run(run_id, config, store, manifest, checkpoint, fingerprint)
+
+
+def settled_model(model: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+    """`model`, resolved to `checkpoint`, as workers must resolve it."""
+    if checkpoint.identity.startswith("local:"):
+        return model.model_copy(update={"path": str(checkpoint.folder)})
+    _, _, commit = checkpoint.identity.partition("@")
+    return model.model_copy(update={"revision": commit.partition(":")[0]})
 
 
 def is_relative(path: str) -> bool:
@@ -139,8 +146,24 @@ def check_carry(carry: Sequence[pa.Field], manifest: str) -> None:
             )
 
 
-def check_same_kind(run: Run, state: IndexState) -> None:
-    """Check that the index in `state` holds vectors of this run's kind.
+class OfKind(Protocol):
+    """A run, by what tells whether an output is of its kind."""
+
+    @property
+    def store(self) -> Store:
+        """The output."""
+
+    @property
+    def compute_fingerprint(self) -> str:
+        """What decides its rows, but for the items."""
+
+    @property
+    def kind(self) -> dict[str, Any]:
+        """What commits record of their rows besides."""
+
+
+def check_same_kind(run: OfKind, state: IndexState) -> None:
+    """Check that the output in `state` holds rows of this run's kind.
 
     Raises OwnershipError (exit 4) naming what differs: another compute fingerprint, other vector specs, or ids of
     another type.

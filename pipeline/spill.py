@@ -10,14 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-__all__ = ["fill_table", "spilling_database"]
+__all__ = ["BATCH_ROWS", "batches_of", "fill_table", "rows_of", "spilling_database"]
 
 _MEMORY_LIMIT = "2GB"
 """Beyond this DuckDB spills to disk: the driver may share a small head node with Ray's own services."""
+
+BATCH_ROWS = 1 << 16
+"""Rows of a batch: some megabytes of ids."""
 
 
 @contextmanager
@@ -47,6 +51,18 @@ def fill_table(db: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema, bat
         raise
     finally:
         db.unregister("incoming")
+
+
+def rows_of(db: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, object] | None = None) -> pa.Table:
+    """What `query` finds, as one Arrow table."""
+    found: Any = db.execute(query, parameters).to_arrow_table()
+    return found
+
+
+def batches_of(db: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
+    """What `query` finds, in batches; nothing else may be asked of `db` meanwhile."""
+    found: Any = db.execute(query).to_arrow_reader(BATCH_ROWS)
+    yield from found
 
 
 def _noting(failures: list[Exception], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.config import Config, redacted
 from pipeline.errors import ExitCode
 from pipeline.provenance import library_versions
+from pipeline.rerank_config import RerankConfig
 from pipeline.storage import Store
 from pipeline.tally import Tally
 
@@ -26,8 +27,7 @@ STATUS = {
 }
 
 COUNTS = (
-    "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed",
-    "encoded", "vectors", "rejects",
+    "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "encoded",
 )  # fmt: skip
 
 
@@ -37,12 +37,15 @@ class Summary:
 
     `counts.vectors`, `counts.rejects` and `rejects_by_code` are rows of the whole index after the run; of a run that
     ended early they are its own parts. `counts.encoded`: items that went through the model in this run.
-    `seconds.prepare/encode/write` add up over all actors of a stage.
+    `seconds.prepare/encode/write` add up over all actors of a stage. `items_called` and `made`: what the job's items
+    are, and what becomes of them.
     """
 
     run_id: str
     job: str
-    config: Config
+    config: Config | RerankConfig
+    items_called: str = "items"
+    made: str = "vectors"
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     compute_fingerprint: str | None = None
     message: str | None = None
@@ -58,7 +61,7 @@ class Summary:
         seconds = {"total": total_s, "plan": 0.0, "prepare": self.tally.prepare_s, "encode": self.tally.encode_s}
         seconds |= {"write": self.tally.write_s, "commit": 0.0} | self.seconds
         run_s = self.seconds.get("run", total_s)
-        own = {"vectors": self.tally.vectors, "rejects": self.tally.rejects.total()}
+        own = {self.made: self.tally.vectors, "rejects": self.tally.rejects.total()}
         return {
             "run_id": self.run_id,
             "job": self.job,

@@ -19,16 +19,17 @@ __all__ = ["Commit", "CommitKind", "FileEntry", "Table", "dump_commit", "load_co
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 # gc deletes by these paths and a reader opens them: one that leaves the tables must not parse.
-_Path = Annotated[str, Field(pattern=r"^(vectors|rejects)/run=[A-Za-z0-9._-]+/[A-Za-z0-9_-]+\.parquet$")]
+_Path = Annotated[str, Field(pattern=r"^(vectors|rejects|scores)/run=[A-Za-z0-9._-]+/[A-Za-z0-9_-]+\.parquet$")]
 _RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 _Count = Annotated[int, Field(ge=0)]
 
 
 class Table(StrEnum):
-    """The two tables of an index."""
+    """The tables of an output: vectors and rejects of an index, scores of reranked lists."""
 
     VECTORS = "vectors"
     REJECTS = "rejects"
+    SCORES = "scores"
 
 
 class CommitKind(StrEnum):

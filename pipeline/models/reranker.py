@@ -4,8 +4,8 @@ In: pairs in two parts, of which those of one query share the first. Out: the lo
 (ConfigError): as by the encoder.
 
 The official code makes a linear layer of `lm_head[yes] − lm_head[no]` (subtracted in the weights' dtype) and applies it
-to the final-RMSNorm state of the last position; the score is its sigmoid. Here the product is in float32: in 16 bits the
-sigmoid is exactly 1 from a logit of about 6.3 on.
+to the final-RMSNorm state of the last position; the score is its sigmoid. Here the product is in float32: in 16 bits
+the sigmoid is exactly 1 from a logit of about 6.3 on.
 """
 
 from __future__ import annotations

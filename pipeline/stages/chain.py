@@ -52,7 +52,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """What a run's stages need; the same for its first pass and for reconciling passes."""
+    """What a run's stages need; the same for its first pass and for reconciling passes.
+
+    `task_rows`: rows of the work list that a preparation task takes, None where a row is an item.
+    """
 
     prepare: Step
     encode: Step
@@ -61,6 +64,7 @@ class Chain:
     part_items: int | None
     window_bytes: int
     meter: Any
+    task_rows: int | None = None
 
 
 def part_items(to_do: int) -> int | None:
@@ -82,6 +86,7 @@ def build_chain(
     its worker takes nobody along. More than `max_errored_blocks` dropped blocks fail the run.
     """
     alone = block_items == 1
+    task_rows = chain.task_rows or block_items
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = max_errored_blocks
     # Ray gathers a task's output into blocks of 128 MiB by default: there a window would wait for the next one, and be
@@ -90,11 +95,11 @@ def build_chain(
     pools = chain.pools
     work = ray.data.read_parquet([store.full(path) for path in work_paths], filesystem=store.fs)
     return (
-        work.repartition(target_num_rows_per_block=block_items)
+        work.repartition(target_num_rows_per_block=task_rows)
         .map_batches(
             chain.prepare.run,
             fn_constructor_args=(chain.prepare.settings, chain.meter),
-            batch_size=block_items,
+            batch_size=task_rows,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
                 size=pools.preparers, max_tasks_in_flight_per_actor=1 if alone else BLOCKS_IN_FLIGHT

@@ -76,6 +76,7 @@ class Passes:
                 )
             if number + 1 < len(PASS_BLOCKS):
                 paths = self.work.again(lost, number + 1, PASS_BLOCKS[number + 1])
+        assert lost is not None, "the last pass ended with losses"
         self.committer.take(self.work.give_up(lost, scrub(f"{CRASH_DETAIL}: {losses.commonest}")))
         self.committer.flush()
         return True

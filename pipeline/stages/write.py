@@ -16,7 +16,7 @@ from pipeline.outcomes import COST_FIELDS
 from pipeline.schema import PART_ROW
 from pipeline.storage import Store
 
-__all__ = ["RECEIPT", "WriteSettings", "write_outcomes"]
+__all__ = ["RECEIPT", "WriteSettings", "receipt_facts", "write_outcomes"]
 
 RECEIPT = pa.schema(
     [
@@ -68,11 +68,12 @@ def write_outcomes(outcomes: pa.Table, settings: WriteSettings) -> pa.Table:
         hidden_dim=settings.hidden_dim,
         metadata=settings.metadata,
     )
-    row = {"parts": parts, **_facts(outcomes), "write_s": time.monotonic() - started}
+    row = {"parts": parts, **receipt_facts(outcomes), "write_s": time.monotonic() - started}
     return pa.Table.from_pylist([row], RECEIPT)
 
 
-def _facts(outcomes: pa.Table) -> dict[str, object]:
+def receipt_facts(outcomes: pa.Table) -> dict[str, object]:
+    """What a receipt says of `outcomes`, whose rows with a `code` are rejects, beside its parts and `write_s`."""
     codes = Counter(code for code in outcomes.column("code").to_pylist() if code is not None)
     tokens = _sum(outcomes, "n_tokens")
     visual = _sum(outcomes, "n_visual_tokens")
