@@ -9,7 +9,7 @@ import difflib
 import re
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, overload
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -27,6 +27,7 @@ __all__ = [
     "OutputConfig",
     "ResourcesConfig",
     "RunConfig",
+    "Section",
     "VectorSpec",
     "VideoConfig",
     "load_config",
@@ -51,11 +52,13 @@ RESERVED_NAMES = frozenset(
 """Columns of the two tables, and `run`, which DuckDB reads out of folders called `run=…`: no vector has such a name."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a config: frozen, and unknown keys are refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ManifestConfig(_Section):
+class ManifestConfig(Section):
     """Where the items are listed."""
 
     path: str = Field(min_length=1, description="file, folder or glob; local or any fsspec URI")
@@ -79,7 +82,7 @@ class ManifestConfig(_Section):
         return columns
 
 
-class VectorSpec(_Section):
+class VectorSpec(Section):
     """One vector column: the order is always finite check, cut to `dim`, L2-normalise, quantise."""
 
     name: str = Field(default="vector", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -93,7 +96,7 @@ class VectorSpec(_Section):
         return self
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """Where the index goes, and what a vector is."""
 
     path: str = Field(min_length=1)
@@ -115,7 +118,7 @@ class OutputConfig(_Section):
         return vectors
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The checkpoint and how it is run."""
 
     path: str = Field(description="a local folder, a Hugging Face id, or modelscope:<id>")
@@ -135,7 +138,7 @@ class ModelConfig(_Section):
     )
 
 
-class ImageConfig(_Section):
+class ImageConfig(Section):
     """The pixel budget of an image; the defaults are the official embedder's (4 to 1,800 tokens).
 
     `resize` is also how pictures of frame lists are resized at first.
@@ -154,7 +157,7 @@ class ImageConfig(_Section):
         return self
 
 
-class VideoConfig(_Section):
+class VideoConfig(Section):
     """How a video is sampled; the defaults are the official embedder's."""
 
     fps: float = Field(default=1.0, gt=0)
@@ -162,7 +165,7 @@ class VideoConfig(_Section):
     total_pixels: int = Field(default=10 * 768 * 1024, ge=128 * 1024)
 
 
-class InputsConfig(_Section):
+class InputsConfig(Section):
     """How an item becomes a prompt. All that decides a vector (so not `dedupe` or `identity`) is fingerprinted."""
 
     instruction: str | None = None
@@ -176,7 +179,7 @@ class InputsConfig(_Section):
     video: VideoConfig = VideoConfig()
 
 
-class FetchConfig(_Section):
+class FetchConfig(Section):
     """What may be read, and how patiently."""
 
     schemes: tuple[str, ...] = ("file", "s3")
@@ -191,7 +194,7 @@ class FetchConfig(_Section):
     retries: int = Field(default=5, ge=0)
 
 
-class ResourcesConfig(_Section):
+class ResourcesConfig(Section):
     """Sizes of the actor pools."""
 
     address: str = Field(default="auto", description="auto: a cluster if there is one; local; or an address")
@@ -202,7 +205,7 @@ class ResourcesConfig(_Section):
     cpus_per_preparer: float = Field(default=1, gt=0)
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """How a run commits, stops and judges itself."""
 
     commit_interval_s: float = Field(default=30, gt=0)
@@ -216,7 +219,7 @@ class RunConfig(_Section):
     window_tokens: int = Field(default=131_072, ge=1, description="tokens that close a window")
 
 
-class Config(_Section):
+class Config(Section):
     """A whole job."""
 
     manifest: ManifestConfig
@@ -228,8 +231,19 @@ class Config(_Section):
     run: RunConfig = RunConfig()
 
 
-def load_config(path: str, overrides: list[str]) -> Config:
-    """Read `path` and lay `overrides` (`key.path=YAML value`) over it.
+M = TypeVar("M", bound=BaseModel)
+
+
+@overload
+def load_config(path: str, overrides: list[str]) -> Config: ...
+
+
+@overload
+def load_config(path: str, overrides: list[str], model: type[M]) -> M: ...
+
+
+def load_config(path: str, overrides: list[str], model: type[BaseModel] = Config) -> BaseModel:
+    """Read `path`, lay `overrides` (`key.path=YAML value`) over it, and check it as a `model`.
 
     Raises ConfigError, naming the key, for anything that is no valid config.
     """
@@ -240,13 +254,14 @@ def load_config(path: str, overrides: list[str]) -> Config:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is no valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold sections (manifest:, output:, model:, …), not {type(tree).__name__}")
+        sections = ", ".join(f"{name}:" for name in list(model.model_fields)[:3])
+        raise ConfigError(f"{path} must hold sections ({sections}, …), not {type(tree).__name__}")
     for override in overrides:
         _lay_over(tree, override)
     try:
-        return Config.model_validate(tree)
+        return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors()]
+        lines = [_explain(detail, model) for detail in error.errors()]
         raise ConfigError(f"{path}: " + "\n  ".join(lines)) from None
 
 
@@ -270,11 +285,11 @@ def _lay_over(tree: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
-def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     where = [str(part) for part in detail["loc"]]
     name = ".".join(where)
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {name}{_nearest(where[-1], _keys_at(where[:-1]))}"
+        return f"unknown key {name}{_nearest(where[-1], _keys_at(model, where[:-1]))}"
     if detail["type"] == "missing":
         return f"{name} is missing"
     message = re.sub(r"^Value error, ", "", detail["msg"])
@@ -287,8 +302,8 @@ def _explain(detail: Any) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     )
 
 
-def _keys_at(path: list[str]) -> tuple[str, ...]:
-    model: Any = Config
+def _keys_at(root: type[BaseModel], path: list[str]) -> tuple[str, ...]:
+    model: Any = root
     for part in path:
         if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = _section_type(model.model_fields[part].annotation)
@@ -307,12 +322,16 @@ def _nearest(key: str, valid: tuple[str, ...]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; valid keys: {', '.join(valid)}"
 
 
-def redacted(config: Config) -> dict[str, Any]:
-    """The config as plain YAML values; of storage options only endpoints and regions are shown, of URIs no userinfo."""
+def redacted(config: BaseModel) -> dict[str, Any]:
+    """The config as plain YAML values; of storage options only endpoints and regions are shown, of URIs no userinfo.
+
+    `config` is a job's: every section may have a `path`, and `fetch` has `storage_options`.
+    """
     tree = config.model_dump(mode="json")
     shown = {"endpoint_url", "region_name", "anon", "use_ssl", "client_kwargs", "config_kwargs"}
-    for section in ("manifest", "output"):
-        tree[section]["path"] = _bare(tree[section]["path"])
+    for section in tree.values():
+        if isinstance(section, dict) and "path" in section:
+            section["path"] = _bare(section["path"])
     tree["fetch"]["storage_options"] = {
         scheme: _hide(options, shown) for scheme, options in tree["fetch"]["storage_options"].items()
     }
