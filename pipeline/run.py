@@ -34,6 +34,7 @@ REACH_DEADLINE_S = 10.0
 __all__ = [
     "Run",
     "check_carry",
+    "check_lasting",
     "check_reachable",
     "check_same_kind",
     "continue_index",
@@ -83,11 +84,7 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
     `uploaded`: the current directory was uploaded with the job and vanishes with it. Raises ConfigError or
     ManifestError, in seconds, for anything that would stop the job later.
     """
-    if uploaded and "://" not in config.output.path and not Path(config.output.path).is_absolute():
-        raise ConfigError(
-            f"output.path {config.output.path!r} is relative, and this job's working directory was uploaded: what it "
-            "writes there is lost with the job; give an absolute path that every node shares, or s3://…"
-        )
+    check_lasting(config.output.path, uploaded=uploaded)
     store = open_store(config.output.path, config.fetch.storage_options)
     check_reachable(store)
     manifest = open_manifest(
@@ -103,6 +100,15 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
         inputs=config.inputs,
     )
     return Run(run_id, config, store, manifest, checkpoint, fingerprint)
+
+
+def check_lasting(output: str, *, uploaded: bool) -> None:
+    """Raise ConfigError if what the job writes to `output` is lost with it; `uploaded` as in `open_run`."""
+    if uploaded and "://" not in output and not Path(output).is_absolute():
+        raise ConfigError(
+            f"output.path {output!r} is relative, and this job's working directory was uploaded: what it "
+            "writes there is lost with the job; give an absolute path that every node shares, or s3://…"
+        )
 
 
 def continue_index(run: Run, state: IndexState) -> Run:
