@@ -5,37 +5,78 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import yaml
+from pydantic import BaseModel
 
-from pipeline.config import load_config, redacted
+from pipeline.config import Config, load_config, redacted
 from pipeline.console import ends_quietly
 from pipeline.errors import ExitCode, LakevecError
+from pipeline.retrieve_config import RetrieveConfig
 
-__all__ = ["run_job"]
+__all__ = ["EMBED", "RETRIEVE", "Job", "run_job"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[M]):
+    """A kind of job: its config, how it runs (config, job name → exit code), and what `--plan` says of it.
+
+    Ray takes a second to import; --print-config and bad configs do without, so both functions import what they need.
+    """
+
+    config: type[M]
+    run: Callable[[M, str], ExitCode]
+    plan: Callable[[M], str]
+
+
+def _embed(config: Config, name: str) -> ExitCode:
+    from pipeline.flow import embed_corpus
+
+    return embed_corpus(config, name)
+
+
+def _plan_embed(config: Config) -> str:
+    from pipeline.preview import preview
+
+    return preview(config)
+
+
+def _retrieve(config: RetrieveConfig, name: str) -> ExitCode:
+    from pipeline.retrieve import retrieve_candidates
+
+    return retrieve_candidates(config, name)
+
+
+def _plan_retrieve(config: RetrieveConfig) -> str:
+    from pipeline.retrieve import plan_retrieval
+
+    return plan_retrieval(config)
+
+
+EMBED = Job(Config, _embed, _plan_embed)
+RETRIEVE = Job(RetrieveConfig, _retrieve, _plan_retrieve)
 
 
 @ends_quietly
-def run_job(name: str, description: str, arguments: Sequence[str]) -> int:
-    """Parse `arguments` and run job `name`; returns the process's exit status (`errors.ExitCode`)."""
+def run_job(name: str, description: str, arguments: Sequence[str], job: Job[Any] = EMBED) -> int:
+    """Parse `arguments` and run `job` as `name`; returns the process's exit status (`errors.ExitCode`)."""
     options = _parser(name, description).parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("lakevec").setLevel(logging.INFO)
     try:
-        config = load_config(options.config, options.overrides)
+        config = load_config(options.config, options.overrides, job.config)
         if options.print_config:
             yaml.safe_dump(redacted(config), sys.stdout, sort_keys=False, allow_unicode=True)
             return ExitCode.COMPLETE
         if options.plan:
-            from pipeline.preview import preview
-
-            print(preview(config))
+            print(job.plan(config))
             return ExitCode.COMPLETE
-        # Ray takes a second to import; --print-config and bad configs do without.
-        from pipeline.flow import embed_corpus
-
-        return embed_corpus(config, name)
+        return job.run(config, name)
     except LakevecError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.exit_code
