@@ -3,7 +3,8 @@
 In: a `RetrieveConfig`. Out: candidate files, `summary.json`, an exit code. Refused: what `open_retrieval` refuses.
 
 Queries are answered in blocks, each by one pass over the corpus. The driver holds one block's answer, a few that tasks
-have just given, and nothing that grows with the corpus or with the number of queries.
+have just given, and nothing that grows with the corpus or with the number of queries, but for the ids of queries out of
+plain Parquet, none of which may be there twice.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import ResourcesConfig
-from pipeline.errors import ExitCode, IncompleteError, LakevecError, ManifestError, scrub
+from pipeline.errors import ExitCode, IncompleteError, LakevecError, scrub
 from pipeline.retrieval.candidate_files import CandidateFiles, candidates_of
 from pipeline.retrieval.query_vectors import QueryVectors
 from pipeline.retrieval.retrieval import Retrieval
@@ -150,17 +151,8 @@ def _answers(
     at_once = tasks_at_once(cluster, cpus_each)
     pieces = cut_pieces(retrieval.corpus.files, at_once * PIECES_EACH)
     workers = partial(scan_tasks, cpus_each=cpus_each, at_once=at_once, check=stop.check)
-    seen: set[Any] = set()
     for ids, vectors in queries.blocks(retrieval.block_rows(queries.spec.dim or 1)):
-        _check_new(ids, seen)
         yield ids, retrieval.answer(ids, vectors, pieces, workers)
-
-
-def _check_new(ids: pa.Array, seen: set[Any]) -> None:
-    for each in ids.to_pylist():
-        if each in seen:
-            raise ManifestError(f"query id {each!r} is there twice; give every query an id of its own")
-        seen.add(each)
 
 
 def _metadata(report: _Report, retrieval: Retrieval) -> dict[str, str]:

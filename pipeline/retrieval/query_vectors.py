@@ -1,8 +1,8 @@
 """The query vectors: from an index, or from Parquet that anybody wrote.
 
-In: a path. Out: `QueryVectors`, read block by block as float32. Refused: a path that holds neither, vector columns that
-are not there (ConfigError); Parquet with null ids or vectors, vectors of several lengths or of bits that nothing names
-as such, and queries without direction: zero, NaN or infinite (ManifestError).
+In: a path. Out: `QueryVectors`, read block by block as float32. Refused: a path that holds neither, columns that are
+not there (ConfigError); Parquet with null or repeated ids, null vectors, vectors of several lengths, or of bits that
+nothing names as such (ManifestError).
 """
 
 from __future__ import annotations
@@ -41,12 +41,17 @@ class QueryVectors:
     spec: VectorSpec
     n_rows: int
     facts: Mapping[str, str]
+    unique: bool = False
+    """Whether somebody else vouches for the ids, as an index does for its own."""
 
     def blocks(self, n_rows: int) -> Iterator[tuple[pa.Array, NDArray[np.float32]]]:
         """Ids and float32[n, dim] vectors, in the order of the files, `n_rows` at a time; the last may be fewer."""
         held: list[tuple[pa.Array, NDArray[np.float32]]] = []
         missing = n_rows
+        seen: set[Any] = set()
         for ids, vectors in self._batches(n_rows):
+            if not self.unique:
+                _check_new(ids, seen)
             # Small files must not make small blocks: each costs a pass over the corpus.
             while len(ids) >= missing:
                 yield _joined([*held, (ids[:missing], vectors[:missing])])
@@ -95,7 +100,7 @@ def open_queries(
     if store.exists(LOG_FOLDER):
         index = open_index(store)
         paths = tuple(entry.path for entry in index.files)
-        return QueryVectors(store, paths, "id", index.id_type, index.spec(vector), index.n_rows, index.facts)
+        return QueryVectors(store, paths, "id", index.id_type, index.spec(vector), index.n_rows, index.facts, True)
     store, paths = _parquet_files(path, store, storage_options)
     with open_parquet(store, paths[0]) as parquet:
         schema, first = parquet.schema_arrow, next(parquet.iter_batches(1), None)
@@ -105,6 +110,13 @@ def open_queries(
             raise ConfigError(f"{where} has no column {name!r}; it has {', '.join(schema.names)}")
     spec = _spec(vector, schema, first, where)
     return QueryVectors(store, paths, id_column, schema.field(id_column).type, spec, _count(store, paths), {})
+
+
+def _check_new(ids: pa.Array, seen: set[Any]) -> None:
+    for each in ids.to_pylist():
+        if each in seen:
+            raise ManifestError(f"query id {each!r} is there twice; give every query an id of its own")
+        seen.add(each)
 
 
 def _joined(pieces: Sequence[tuple[pa.Array, NDArray[np.float32]]]) -> tuple[pa.Array, NDArray[np.float32]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,10 @@ def _rescore(corpus: VectorIndex, queries: NDArray[np.float32], spec: VectorSpec
 
 
 def _by_file(found: pa.Table) -> Iterator[pa.Table]:
-    for file in pc.unique(found.column("file")):
-        yield found.filter(pc.equal(found.column("file"), file))
+    found = found.sort_by("file")
+    starts = np.unique(found.column("file").to_numpy(), return_index=True)[1].tolist()
+    for start, end in pairwise([*starts, found.num_rows]):
+        yield found.slice(start, end - start)
 
 
 def _cut(found: pa.Table, k: int, n_queries: int, id_type: pa.DataType) -> pa.Table:

@@ -67,6 +67,7 @@ def test_a_folder_is_all_of_its_files_and_blocks_go_over_their_ends(tmp_path: Pa
         ([[1.0, 2.0], [1.0]], None, "several lengths, the first one has 2"),
         ([[], [1.0]], None, "no vector in its first row"),
         ([[1.0], [2.0]], ["a", None], "'qid' holds a null"),
+        ([[1.0], [2.0], [3.0], [4.0], [5.0]], ["a", "b", "c", "d", "a"], "query id 'a' is there twice"),
     ],
 )
 def test_what_is_no_table_of_vectors_is_refused(tmp_path: Path, vector: Any, ids: Any, said: str) -> None:

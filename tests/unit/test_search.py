@@ -79,7 +79,6 @@ def test_a_picture_finds_itself_and_a_filter_hides_it(
         (["--text", "x", "-k", "0"], "give 1 or more"),
         (["--text", "x", "--vector", "vector"], "no vector column 'vector'"),
         (["--text", "x", "--filter", "colour = 1"], "colour"),
-        (["--image", "/nowhere.png"], "NOT_FOUND"),
     ],
 )
 def test_what_cannot_be_searched_for_is_said(
