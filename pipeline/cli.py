@@ -16,6 +16,9 @@ from pipeline.storage import Store, open_store
 
 __all__ = ["main"]
 
+_WIDE_CHARS = 200
+"""A table's width where no terminal has one: rich would take 80, and cut ids."""
+
 
 @ends_quietly
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +64,24 @@ def _parser() -> argparse.ArgumentParser:
     parity.add_argument("model")
     parity.add_argument("--revision")
     parity.set_defaults(run=_parity)
+    _add_search(commands.add_parser("search", help="rank an index's items by words or pictures"))
     return parser
+
+
+def _add_search(search: argparse.ArgumentParser) -> None:
+    _add_output(search)
+    search.add_argument("--text", help="the query's words")
+    search.add_argument(
+        "--image", action="append", default=[], help="a picture: path or URI; may be given several times"
+    )
+    search.add_argument("--instruction", help="what the query is for, if not the model's own default")
+    search.add_argument("-k", type=int, default=10, help="how many items (default 10)")
+    search.add_argument("--filter", help="a condition on the other columns: lang = 'de' AND year >= 2020")
+    search.add_argument("--vector", help="the vector column (default: the index's first)")
+    search.add_argument("--model", help="the model, where it is no longer what the index's files name")
+    search.add_argument("--revision")
+    search.add_argument("--json", action="store_true", help="one JSON object a line")
+    search.set_defaults(run=_search)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +146,30 @@ def _doctor(options: argparse.Namespace) -> int:
         if finding.ok is False and finding.advice:
             print(f"       {finding.advice}")
     return ExitCode.FAILED if any(finding.ok is False for finding in findings) else ExitCode.COMPLETE
+
+
+def _search(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from pipeline.hit_table import hit_line, hit_table
+    from pipeline.retrieval.vector_index import open_index
+    from pipeline.search import Query, embed_query, search, settle_search
+
+    if options.text is None and not options.image:
+        raise ConfigError("nothing is asked for: give --text or --image")
+    if options.k < 1:
+        raise ConfigError(f"-k {options.k} is no number of items: give 1 or more")
+    item = {"text": options.text, "image": options.image or None, "instruction": options.instruction}
+    index = open_index(_store(options))
+    # What does not fit is said before the model is loaded.
+    retrieval = settle_search(index, options.vector or index.specs[0].name, options.k, options.filter)
+    hits = search(retrieval, embed_query(index, Query(item, options.model, options.revision)))
+    if options.json:
+        for hit in hits:
+            print(hit_line(hit))
+    else:
+        Console(width=None if sys.stdout.isatty() else _WIDE_CHARS).print(hit_table(hits))
+    return ExitCode.COMPLETE
 
 
 def _parity(options: argparse.Namespace) -> int:

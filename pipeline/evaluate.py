@@ -29,7 +29,7 @@ from pipeline.evaluation.sources import Options, Source, find_source
 from pipeline.evaluation.tables import comparison_table, recall_table, run_table
 from pipeline.evaluation.vectors import open_vectors
 from pipeline.provenance import library_versions
-from pipeline.run import check_reachable, is_relative, lost_output, new_run_id
+from pipeline.run import check_lasting, check_reachable, new_run_id
 from pipeline.storage import Store, open_store
 
 __all__ = ["evaluate_retrieval", "plan_evaluation"]
@@ -85,12 +85,10 @@ def plan_evaluation(config: EvaluateConfig) -> str:
 
 
 def _open_output(config: EvaluateConfig) -> Store:
-    if is_relative(config.output.path):
-        # Ray takes a second to import, which an absolute path saves.
-        from pipeline.stages.session import uploaded_working_dir
+    # Ray takes a second to import, which --print-config and bad configs do without.
+    from pipeline.stages.session import uploaded_working_dir
 
-        if uploaded_working_dir():
-            raise lost_output(config.output.path)
+    check_lasting(config.output.path, uploaded=uploaded_working_dir())
     store = open_store(config.output.path, config.fetch.storage_options)
     check_reachable(store)
     return store

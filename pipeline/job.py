@@ -17,8 +17,9 @@ from pipeline.console import ends_quietly
 from pipeline.errors import ExitCode, LakevecError
 from pipeline.evaluate_config import EvaluateConfig
 from pipeline.rerank_config import RerankConfig
+from pipeline.retrieve_config import RetrieveConfig
 
-__all__ = ["EMBED", "EVALUATE", "RERANK", "Job", "run_job"]
+__all__ = ["EMBED", "EVALUATE", "RERANK", "RETRIEVE", "Job", "run_job"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -71,9 +72,22 @@ def _plan_rerank(config: RerankConfig) -> str:
     return plan_rerank(config)
 
 
+def _retrieve(config: RetrieveConfig, name: str) -> ExitCode:
+    from pipeline.retrieve import retrieve_candidates
+
+    return retrieve_candidates(config, name)
+
+
+def _plan_retrieve(config: RetrieveConfig) -> str:
+    from pipeline.retrieve import plan_retrieval
+
+    return plan_retrieval(config)
+
+
 EMBED = Job(Config, _embed, _plan_embed)
 RERANK = Job(RerankConfig, _rerank, _plan_rerank)
 EVALUATE = Job(EvaluateConfig, _evaluate, _plan_evaluate)
+RETRIEVE = Job(RetrieveConfig, _retrieve, _plan_retrieve)
 
 
 @ends_quietly

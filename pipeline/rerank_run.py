@@ -17,7 +17,7 @@ from pipeline.policy import FetchPolicy
 from pipeline.rerank_config import RerankConfig
 from pipeline.rerank_plan import Side
 from pipeline.rerank_template import RERANK_TEMPLATE_VERSION, resolve_rerank_instruction
-from pipeline.run import check_reachable, is_relative, lost_output, settled_model
+from pipeline.run import check_lasting, check_reachable, settled_model
 from pipeline.storage import Store, open_store
 from pipeline.tokenizer import PromptTokenizer
 
@@ -71,8 +71,7 @@ def open_rerank_run(config: RerankConfig, run_id: str, scratch: Path, *, uploade
     `uploaded`: the current directory was uploaded with the job and vanishes with it. Raises ConfigError or
     ManifestError, in seconds, for anything that would stop the job later.
     """
-    if uploaded and is_relative(config.output.path):
-        raise lost_output(config.output.path)
+    check_lasting(config.output.path, uploaded=uploaded)
     store = open_store(config.output.path, config.fetch.storage_options)
     check_reachable(store)
     candidates = open_candidates(config.candidates, config.fetch.storage_options, scratch)

@@ -35,11 +35,10 @@ __all__ = [
     "OfKind",
     "Run",
     "check_carry",
+    "check_lasting",
     "check_reachable",
     "check_same_kind",
     "continue_index",
-    "is_relative",
-    "lost_output",
     "new_run_id",
     "open_run",
     "settled_model",
@@ -84,8 +83,7 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
     `uploaded`: the current directory was uploaded with the job and vanishes with it. Raises ConfigError or
     ManifestError, in seconds, for anything that would stop the job later.
     """
-    if uploaded and is_relative(config.output.path):
-        raise lost_output(config.output.path)
+    check_lasting(config.output.path, uploaded=uploaded)
     store = open_store(config.output.path, config.fetch.storage_options)
     check_reachable(store)
     manifest = open_manifest(
@@ -111,17 +109,13 @@ def settled_model(model: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
     return model.model_copy(update={"revision": commit.partition(":")[0]})
 
 
-def is_relative(path: str) -> bool:
-    """Whether `path`, a local path or a URI, means another place from another directory."""
-    return "://" not in path and not Path(path).is_absolute()
-
-
-def lost_output(path: str) -> ConfigError:
-    """The error of a relative output in a job whose working directory was uploaded."""
-    return ConfigError(
-        f"output.path {path!r} is relative, and this job's working directory was uploaded: what it "
-        "writes there is lost with the job; give an absolute path that every node shares, or s3://…"
-    )
+def check_lasting(output: str, *, uploaded: bool) -> None:
+    """Raise ConfigError if what the job writes to `output` is lost with it; `uploaded` as in `open_run`."""
+    if uploaded and "://" not in output and not Path(output).is_absolute():
+        raise ConfigError(
+            f"output.path {output!r} is relative, and this job's working directory was uploaded: what it "
+            "writes there is lost with the job; give an absolute path that every node shares, or s3://…"
+        )
 
 
 def continue_index(run: Run, state: IndexState) -> Run:

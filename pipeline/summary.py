@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import BaseModel
+
 from pipeline.config import Config, redacted
 from pipeline.errors import ExitCode
 from pipeline.provenance import library_versions
@@ -14,7 +16,7 @@ from pipeline.rerank_config import RerankConfig
 from pipeline.storage import Store
 from pipeline.tally import Tally
 
-__all__ = ["Summary", "summary_path", "write_summary"]
+__all__ = ["Summary", "config_facts", "put_summary", "run_facts", "summary_path", "write_summary"]
 
 STATUS = {
     ExitCode.COMPLETE: "complete",
@@ -62,14 +64,9 @@ class Summary:
         seconds |= {"write": self.tally.write_s, "commit": 0.0} | self.seconds
         run_s = self.seconds.get("run", total_s)
         own = {self.made: self.tally.vectors, "rejects": self.tally.rejects.total()}
+        facts = run_facts(self.run_id, self.job, exit_code, self.message, self.started_at, finished_at)
         return {
-            "run_id": self.run_id,
-            "job": self.job,
-            "exit_code": int(exit_code),
-            "status": STATUS[exit_code],
-            "message": self.message,
-            "started_at": self.started_at.isoformat(),
-            "finished_at": finished_at.isoformat(),
+            **facts,
             "output": self.config.output.path,
             "compute_fingerprint": self.compute_fingerprint,
             "counts": dict.fromkeys(COUNTS, 0) | own | self.counts | {"encoded": self.tally.encoded},
@@ -86,8 +83,7 @@ class Summary:
                 "tokens_s": round(self.tally.tokens / run_s, 3) if run_s > 0 else 0.0,
             },
             "bottleneck": self._bottleneck(),
-            "versions": library_versions(),
-            "config": redacted(self.config),
+            **config_facts(self.config),
         }
 
     def _bottleneck(self) -> str | None:
@@ -104,6 +100,26 @@ def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 4)
 
 
+def run_facts(
+    run_id: str, job: str, exit_code: ExitCode, message: str | None, started_at: datetime, finished_at: datetime
+) -> dict[str, Any]:
+    """What every job's summary begins with."""
+    return {
+        "run_id": run_id,
+        "job": job,
+        "exit_code": int(exit_code),
+        "status": STATUS[exit_code],
+        "message": message,
+        "started_at": started_at.isoformat(),
+        "finished_at": finished_at.isoformat(),
+    }
+
+
+def config_facts(config: BaseModel) -> dict[str, Any]:
+    """What every job's summary ends with: versions, and the config without its secrets."""
+    return {"versions": library_versions(), "config": redacted(config)}
+
+
 def summary_path(run_id: str) -> str:
     """Where a run's summary lies, relative to the output."""
     return f"reports/{run_id}/summary.json"
@@ -112,5 +128,10 @@ def summary_path(run_id: str) -> str:
 def write_summary(store: Store, summary: Summary, exit_code: ExitCode) -> dict[str, Any]:
     """Write `summary.json` into the output and return what it says."""
     document = summary.as_dict(exit_code, datetime.now(UTC))
-    store.put(summary_path(summary.run_id), json.dumps(document, indent=2, ensure_ascii=False).encode())
+    put_summary(store, document)
     return document
+
+
+def put_summary(store: Store, document: dict[str, Any]) -> None:
+    """Write a job's `summary.json` into its output."""
+    store.put(summary_path(document["run_id"]), json.dumps(document, indent=2, ensure_ascii=False).encode())

@@ -20,7 +20,7 @@ from pipeline.storage import resolve
 
 __all__ = ["OutputFolder"]
 
-WRITTEN = ("vectors", "rejects", "scores", "changes", "reports", "_log", "_work", "evaluation")
+WRITTEN = ("vectors", "rejects", "scores", "changes", "reports", "_log", "_work", "candidates", "evaluation")
 """The folders of an output."""
 
 
