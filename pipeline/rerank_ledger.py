@@ -68,7 +68,7 @@ SELECT p.query_id, p.doc_id,
 FROM pairs p LEFT JOIN latest o USING (query_id, doc_id, fingerprint)
 """  # noqa: S608 - a name of ours
 _MISSING = """
-SELECT query_id, doc_id FROM pairs WHERE fingerprint IS NOT NULL ANTI JOIN latest USING (query_id, doc_id, fingerprint)
+SELECT query_id, doc_id FROM pairs ANTI JOIN latest USING (query_id, doc_id, fingerprint) WHERE fingerprint IS NOT NULL
 """
 _SAME_COLUMNS = "query_id, doc_id, rank, logit, first_stage_rank, first_stage_score, code, detail, fingerprint"
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.candidates.candidates import Candidates
 from pipeline.candidates.pairs import CANDIDATES
@@ -68,14 +69,14 @@ placed AS (
 ),
 numbered AS (
     SELECT t.*, n, place, start,
-           row_number() OVER (PARTITION BY t.query_id ORDER BY t.first_stage_rank) - 1 AS at
+           row_number() OVER (PARTITION BY t.query_id ORDER BY t.first_stage_rank) - 1 AS nth
     FROM to_do t JOIN placed USING (query_id)
 )
-SELECT * EXCLUDE (n, start, again),
+SELECT * EXCLUDE (n, start, nth, again),
        dense_rank() OVER (
            ORDER BY start // $size,
                     CASE WHEN n > $size THEN place ELSE 0 END,
-                    CASE WHEN n > $size THEN at // $size ELSE 0 END
+                    CASE WHEN n > $size THEN nth // $size ELSE 0 END
        ) - 1 AS tile
 FROM numbered
 """
@@ -138,8 +139,8 @@ def make_rerank_plan(
         fill_table(ledger.db, "candidates", CANDIDATES, listed)
         with Fetcher(policy) as fetcher, Identifier(fetcher, ask_store=ask_store) as identifier:
             for table, column, side in (("queries", "query_id", queries), ("documents", "doc_id", documents)):
-                items = _items(ledger, side, column, identifier, compute_fingerprint)
-                fill_table(ledger.db, table, _ITEM, items)
+                wanted = _wanted(ledger, side.manifest, column)
+                fill_table(ledger.db, table, _ITEM, _items(side, wanted, identifier, compute_fingerprint))
             identifier.check()
         ledger.db.execute(_PAIRS)
         pairs_path = f"_work/{run_id}/pairs.parquet"
@@ -151,9 +152,8 @@ def make_rerank_plan(
     return RerankPlan(run_id, pairs_path, work_paths, counts)
 
 
-def _items(ledger: Ledger, side: Side, column: str, identifier: Identifier, compute: str) -> Iterator[pa.RecordBatch]:
-    """Rows of the work list (`work_schema`) for the items of `side` that a list names."""
-    wanted = _wanted(ledger, side.manifest, column)
+def _items(side: Side, wanted: NDArray[np.bool_], identifier: Identifier, compute: str) -> Iterator[pa.RecordBatch]:
+    """Rows of the work list (`work_schema`) for the items of `side` that are `wanted`."""
     start = 0
     for batch in side.manifest.batches():
         here = wanted[start : start + len(batch.rows)]
@@ -163,7 +163,7 @@ def _items(ledger: Ledger, side: Side, column: str, identifier: Identifier, comp
             yield from to_work_table(list(_work_items(rows, batch.file, side, identifier, compute))).to_batches()
 
 
-def _wanted(ledger: Ledger, manifest: Manifest, column: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _wanted(ledger: Ledger, manifest: Manifest, column: str) -> NDArray[np.bool_]:
     """Of each row of `manifest`, whether a list names its id. Raises ManifestError for ids that are there twice."""
     with naming_duplicates(manifest, None):
         check_ids(manifest.ids(), ledger.store)

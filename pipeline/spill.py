@@ -55,13 +55,13 @@ def fill_table(db: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema, bat
 
 def rows_of(db: duckdb.DuckDBPyConnection, query: str, parameters: dict[str, object] | None = None) -> pa.Table:
     """What `query` finds, as one Arrow table."""
-    found: Any = db.execute(query, parameters).to_arrow_table()
+    found: Any = db.sql(query, params=parameters).to_arrow_table()
     return found
 
 
 def batches_of(db: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordBatch]:
     """What `query` finds, in batches; nothing else may be asked of `db` meanwhile."""
-    found: Any = db.execute(query).to_arrow_reader(BATCH_ROWS)
+    found: Any = db.sql(query).to_arrow_reader(BATCH_ROWS)
     yield from found
 
 
