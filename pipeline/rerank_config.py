@@ -79,6 +79,12 @@ class RerankInputs(InputsConfig):
     )
 
 
+class RerankRunConfig(RunConfig):
+    """As an embed run's; its items are pairs, which are smaller than most items."""
+
+    block_items: int = Field(default=1024, ge=1, description="pairs of one tile, whose halves are prepared together")
+
+
 class RerankConfig(Section):
     """A whole rerank job. `queries` and `documents` may be missing where the candidates bring them along."""
 
@@ -90,4 +96,4 @@ class RerankConfig(Section):
     inputs: RerankInputs = RerankInputs()
     fetch: FetchConfig = FetchConfig()
     resources: ResourcesConfig = ResourcesConfig()
-    run: RunConfig = RunConfig()
+    run: RerankRunConfig = RerankRunConfig()
