@@ -70,14 +70,7 @@ class Stock:
 
     def _inputs(self, items: Sequence[Prepared], batches: list[list[int]]) -> Iterator[dict[str, Tensor]]:
         made = (stock_inputs([items[index] for index in batch], self._model) for batch in batches)
-        if not self._tuned:
-            yield from made
-            return
-        with ThreadPoolExecutor(1) as ahead:
-            upcoming = ahead.submit(next, made, None)
-            while (inputs := upcoming.result()) is not None:
-                upcoming = ahead.submit(next, made, None)
-                yield inputs
+        return made_ahead(made) if self._tuned else made
 
 
 class SentenceTransformers:
@@ -121,6 +114,15 @@ def _input_module(model: Qwen3VLModel) -> Any:  # noqa: ANN401 - a class of an o
             raise NotImplementedError("a benchmark saves nothing")
 
     return Prompts()
+
+
+def made_ahead(inputs: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """`inputs`, each made by another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(next, inputs, None)
+        while (made := upcoming.result()) is not None:
+            upcoming = thread.submit(next, inputs, None)
+            yield made
 
 
 @torch.inference_mode()

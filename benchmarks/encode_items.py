@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.types import MediaKind, Prepared
 from tests.fixtures.prepared import item_of, text_item, visual
 
-__all__ = ["images", "mixed", "skewed_texts", "texts", "videos"]
+__all__ = ["behind_words", "images", "mixed", "skewed_texts", "texts", "videos"]
 
 INSTRUCTION_TOKENS = 14
 """Of every prompt, in front of what the item holds: the system turn with the default instruction."""
@@ -61,11 +61,16 @@ def mixed(*parts: Sequence[Prepared]) -> list[Prepared]:
     return [items[index] for index in np.random.default_rng(3).permutation(len(items))]
 
 
-def _instructed(item: Prepared) -> Prepared:
-    tokens = np.random.default_rng(4).integers(0, 151643, INSTRUCTION_TOKENS).astype(np.int32)
-    positions = np.tile(np.arange(INSTRUCTION_TOKENS, dtype=np.int32), (3, 1))
+def behind_words(item: Prepared, n_tokens: int) -> Prepared:
+    """`item` behind the first `n_tokens` of the words that all items have in common."""
+    tokens = np.random.default_rng(4).integers(0, 151643, n_tokens).astype(np.int32)
+    positions = np.tile(np.arange(n_tokens, dtype=np.int32), (3, 1))
     return replace(
         item,
         input_ids=np.concatenate([tokens, item.input_ids]),
-        position_ids=np.concatenate([positions, item.position_ids + INSTRUCTION_TOKENS], 1),
+        position_ids=np.concatenate([positions, item.position_ids + n_tokens], 1),
     )
+
+
+def _instructed(item: Prepared) -> Prepared:
+    return behind_words(item, INSTRUCTION_TOKENS)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
-from pipeline.types import Prepared
+from pipeline.types import Prepared, Visual
 
-__all__ = ["B2", "B8", "TINY", "Shape", "flops_of", "random_model"]
+__all__ = ["B2", "B8", "TINY", "Shape", "flops_of", "random_model", "text_flops", "vision_flops"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +78,25 @@ def random_model(shape: Shape, device: torch.device, dtype: torch.dtype) -> Qwen
 
 
 def flops_of(items: Sequence[Prepared], shape: Shape) -> float:
-    """Operations of the products and of the attention (causal: half the square) of `items`, without any padding."""
-    text = (
-        2
-        * shape.layers
-        * (shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads) + 3 * shape.hidden * shape.ffn)
+    """Operations of the products and of the attention of `items`, without any padding."""
+    return sum(
+        text_flops(item.n_tokens, shape) + sum(vision_flops(one, shape) for one in item.visuals) for item in items
     )
+
+
+def text_flops(n_tokens: int, shape: Shape, *, before: int = 0) -> float:
+    """The language model's for `n_tokens` that also see `before` others, whose keys are there (causal: half the
+    square)."""
+    products = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads) + 3 * shape.hidden * shape.ffn
     attention = 2 * shape.layers * shape.heads * shape.head_dim
+    return 2 * shape.layers * products * n_tokens + attention * n_tokens * (n_tokens + 2 * before)
+
+
+def vision_flops(visual: Visual, shape: Shape) -> float:
+    """The vision tower's for one image or video."""
     merged = 4 * shape.v_hidden
     taps = min(3, shape.v_layers)
     patch = 2 * shape.v_layers * (4 * shape.v_hidden**2 + 2 * shape.v_hidden * shape.v_ffn) + 2 * 1536 * shape.v_hidden
     patch += 2 * (taps + 1) * (merged**2 + merged * shape.hidden) / 4
-    v_attention = 4 * shape.v_layers * shape.v_hidden
-    total = 0.0
-    for item in items:
-        total += text * item.n_tokens + attention * item.n_tokens**2
-        for one in item.visuals:
-            frames, rows, columns = one.grid_thw
-            total += frames * (patch * rows * columns + v_attention * (rows * columns) ** 2)
-    return total
+    frames, rows, columns = visual.grid_thw
+    return frames * (patch * rows * columns + 4 * shape.v_layers * shape.v_hidden * (rows * columns) ** 2)

@@ -18,7 +18,7 @@ import transformers
 from benchmarks.encode_arms import Arm, Vectors
 from pipeline.types import Prepared
 
-__all__ = ["compare", "machine", "print_rows", "write_json"]
+__all__ = ["compare", "interleaved", "machine", "print_rows", "write_json"]
 
 WARM_ITEMS = 4
 """Enough to touch every weight once."""
@@ -33,17 +33,8 @@ def compare(
     with ours, the worst of all items; `apart` is how far our vectors of neighbouring items differ at least, for a
     comparison of vectors that are all alike would say nothing. Items in and vectors out must count the same.
     """
-    vectors: dict[str, Vectors] = {}
-    for arm in arms:
-        arm.run(items[:WARM_ITEMS])
-    seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    for arm in [arm for _ in range(rounds) for arm in (*arms, *reversed(arms))]:
-        wait()
-        started = time.perf_counter()
-        made = arm.run(items)
-        wait()
-        seconds[arm.name].append(time.perf_counter() - started)
-        vectors[arm.name] = _checked(arm.name, made, len(items))
+    seconds, made = interleaved(arms, items, rounds=rounds, wait=wait)
+    vectors = {name: _checked(name, each, len(items)) for name, each in made.items()}
     ours, medians = vectors[arms[0].name], {name: median(each) for name, each in seconds.items()}
     return {
         "items": len(items),
@@ -63,6 +54,24 @@ def compare(
             for arm in arms
         },
     }
+
+
+def interleaved(
+    arms: Sequence[Any], items: Sequence[Any], *, rounds: int, wait: Callable[[], None]
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Seconds of every run of each arm on `items`, after a warm-up there and back `rounds` times, and what each made
+    last."""
+    for arm in arms:
+        arm.run(items[:WARM_ITEMS])
+    seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    made: dict[str, Any] = {}
+    for arm in [arm for _ in range(rounds) for arm in (*arms, *reversed(arms))]:
+        wait()
+        started = time.perf_counter()
+        made[arm.name] = arm.run(items)
+        wait()
+        seconds[arm.name].append(time.perf_counter() - started)
+    return seconds, made
 
 
 def machine() -> dict[str, Any]:

@@ -7,6 +7,7 @@ In: a model. Out: one `ParityRow` a sample. Refused (ConfigError): what `resolve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from pipeline.config import FetchConfig, InputsConfig, ModelConfig
 from pipeline.errors import LakevecError
 from pipeline.parity_samples import FRAME_PX, SAMPLES, Sample, as_item, picture
 from pipeline.policy import FetchPolicy
-from pipeline.prepare_pool import PreparePool, PrepareSettings
+from pipeline.prepare_pool import ITEM, PreparePool, embed_makers
 from pipeline.types import Prepared, Reject
 
 __all__ = ["TOLERANCE", "ParityRow", "run_parity"]
@@ -59,11 +60,10 @@ def run_parity(model_path: str, *, revision: str | None = None) -> list[ParityRo
 
 
 def _prepared(checkpoint: Checkpoint) -> list[Prepared]:
-    policy = FetchPolicy.of(FetchConfig())
-    pool = PreparePool(PrepareSettings(checkpoint.folder, InputsConfig(), policy))
+    pool = PreparePool(partial(embed_makers, checkpoint.folder, InputsConfig()), FetchPolicy.of(FetchConfig()))
     try:
         pool.check().result()
-        results = pool.prepare([as_item(sample) for sample in SAMPLES])
+        results = pool.prepare([(ITEM, as_item(sample)) for sample in SAMPLES])
     finally:
         pool.close()
     rejects = [f"{SAMPLES[int(one.id)].name}: {one.code} {one.detail}" for one in results if isinstance(one, Reject)]

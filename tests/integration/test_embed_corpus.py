@@ -162,7 +162,8 @@ def test_summary(embedded: Embedded) -> None:
 
 
 def test_the_log_is_the_jobs_own(embedded: Embedded) -> None:
-    lines = embedded.log.splitlines()
+    # A busy machine takes more than the half minute after which a line of progress is due.
+    lines = [line for line in embedded.log.splitlines() if not line.startswith("encode: ")]
     assert len(lines) <= 6, embedded.log
     assert all(" INFO " in line for line in lines), embedded.log
 

@@ -25,7 +25,7 @@ class Without:
 
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 import torch
-from benchmarks import encode_gpu
+from benchmarks import encode_gpu, rerank
 from benchmarks.encode_shapes import TINY, random_model
 from pipeline.models.options import EncoderOptions
 from pipeline.models.qwen3_vl import Qwen3VLEncoder
@@ -36,12 +36,15 @@ encoder = Qwen3VLEncoder(model, EncoderOptions(token_budget=50))
 encoder.check_contract()
 encoded = encoder.encode([picture_item(model.config, 64, 64), picture_item(model.config, 96, 64)])
 cells = list(encode_gpu.main(["--tiny", "--device", "cpu"])["cells"])
+cells += list(rerank.main(["--tiny", "--documents", "2"])["cells"])
 imported = [name for name in ABSENT if name in sys.modules]
 print(json.dumps([encoded.vectors.shape[0], encoded.forwards, cells, imported]))
 """
 
+RERANK_CELLS = ("text query, texts", "text query, images", "image query, texts", "image query, images")
 
-def test_an_encoder_and_the_gpu_benchmark_work_without_the_libraries_of_the_pipeline() -> None:
+
+def test_an_encoder_and_the_gpu_benchmarks_work_without_the_libraries_of_the_pipeline() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [2, 1, ["mix", "texts"], []]
+    assert json.loads(done.stdout.splitlines()[-1]) == [2, 1, ["mix", "texts", *RERANK_CELLS], []]

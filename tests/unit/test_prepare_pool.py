@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pipeline.config import FetchConfig, InputsConfig
 from pipeline.errors import ConfigError, RejectCode
 from pipeline.official import OfficialItem, OfficialMedia
 from pipeline.policy import FetchPolicy
-from pipeline.prepare_pool import PreparePool, PrepareSettings
+from pipeline.prepare_pool import ITEM, PreparePool, embed_makers
 from pipeline.types import MediaKind, Prepared, Reject
 from tests.fixtures.tiny_model import tiny_model
 
@@ -32,13 +33,12 @@ def _die_unless(parent: int) -> bytes:
 
 
 def test_an_item_that_kills_its_process_is_rejected_and_no_other() -> None:
-    settings = PrepareSettings(tiny_model(), InputsConfig(), FetchPolicy.of(FetchConfig()))
-    pool = PreparePool(settings)
+    pool = PreparePool(partial(embed_makers, tiny_model(), InputsConfig()), FetchPolicy.of(FetchConfig()))
     text = OfficialItem(("hi",), (), None, None, None)
     deadly = OfficialItem((), (OfficialMedia(MediaKind.IMAGE, (Deadly(b"x"),)),), None, None, None)
     try:
-        results = pool.prepare([text, deadly, text])
-        again = pool.prepare([text])
+        results = pool.prepare([(ITEM, text), (ITEM, deadly), (ITEM, text)])
+        again = pool.prepare([(ITEM, text)])
     finally:
         pool.close()
     assert [type(one) for one in results] == [Prepared, Reject, Prepared]
@@ -49,7 +49,7 @@ def test_an_item_that_kills_its_process_is_rejected_and_no_other() -> None:
 
 def test_a_tokenizer_that_is_not_the_embedders_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    pool = PreparePool(PrepareSettings(tmp_path, InputsConfig(), FetchPolicy.of(FetchConfig())))
+    pool = PreparePool(partial(embed_makers, tmp_path, InputsConfig()), FetchPolicy.of(FetchConfig()))
     try:
         with pytest.raises(ConfigError, match="is no tokenizer"):
             pool.check().result()
