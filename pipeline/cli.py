@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
 
     files = commands.add_parser("files", help="list the live files of an index, one a line")
     _add_output(files)
-    files.add_argument("--table", choices=["vectors", "rejects"], default="vectors")
+    files.add_argument(
+        "--table", choices=["vectors", "rejects", "scores"], help="default: scores where it holds some, else vectors"
+    )
     files.add_argument("--json", action="store_true", help="with rows, bytes and checksum")
     files.set_defaults(run=_files)
 

@@ -70,7 +70,9 @@ FROM pairs p LEFT JOIN latest o USING (query_id, doc_id, fingerprint)
 _MISSING = """
 SELECT query_id, doc_id FROM pairs ANTI JOIN latest USING (query_id, doc_id, fingerprint) WHERE fingerprint IS NOT NULL
 """
-_SAME_COLUMNS = "query_id, doc_id, rank, logit, first_stage_rank, first_stage_score, code, detail, fingerprint"
+_SAME_COLUMNS = (
+    "query_id, doc_id, rank, logit, first_stage_rank, first_stage_score, code, detail, attempts, fingerprint"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -19,11 +18,13 @@ from pipeline.errors import IndexCorruptError
 from pipeline.index.carried import carried_fields
 from pipeline.index.commits import Commit, FileEntry, Table
 from pipeline.index.digest import digest_columns, format_digest
-from pipeline.index.files import newest_snapshot
+from pipeline.index.files import holds_scores, newest_snapshot
 from pipeline.index.log import LOG_FOLDER
 from pipeline.index.parquet import open_parquet, sha256_of
 from pipeline.index.scratch import Scratch, scratch
 from pipeline.index.snapshot import carry_info
+from pipeline.index.verify_scores import check_pairs, check_score_file
+from pipeline.index.violation import Violation
 from pipeline.storage import Store
 
 __all__ = ["Violation", "verify"]
@@ -45,15 +46,6 @@ _PROMISED = "SELECT id FROM outcomes GROUP BY id HAVING bool_or(kept_previous) A
 _ITEMS = f"SELECT count(*), {digest_columns('id')} FROM (SELECT DISTINCT id FROM outcomes)"  # noqa: S608
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One broken invariant: the `rule`, the file or place, and what was found there."""
-
-    rule: str
-    where: str
-    detail: str
-
-
 def verify(store: Store) -> list[Violation]:
     """Every violation of the newest snapshot's invariants; reads each live file twice."""
     try:
@@ -66,7 +58,7 @@ def verify(store: Store) -> list[Violation]:
     violations = [each for found in checked for each in found]
     readable = [entry for entry, found in zip(snapshot.live, checked, strict=True) if not found]
     if len(readable) == len(snapshot.live):
-        violations += _check_ids(store, snapshot)
+        violations += check_pairs(store, snapshot) if holds_scores(snapshot) else _check_ids(store, snapshot)
     return violations
 
 
@@ -88,6 +80,9 @@ def _check_table(parquet: pq.ParquetFile, snapshot: Commit, entry: FileEntry) ->
     rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
     if rows != entry.rows:
         yield Violation("rows", entry.path, f"has {rows} rows, committed as {entry.rows}")
+    if holds_scores(snapshot):
+        yield from check_score_file(parquet, entry)
+        return
     faults = list(_check_types(schema, snapshot.info, entry.table))
     yield from (Violation("schema", entry.path, fault) for fault in faults)
     if faults or entry.table != Table.VECTORS:

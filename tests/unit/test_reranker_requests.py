@@ -21,7 +21,6 @@ from pipeline.errors import ConfigError, RejectCode
 from pipeline.rerank_config import RerankInputs
 from pipeline.reranker import Reranker, ScoreError
 from tests.fixtures.golden_cases import formula_image, golden_rerank, png, rerank_items
-from tests.fixtures.rerank import rerank_model
 from tests.fixtures.tiny_model import tiny_model
 
 DOG = {"text": "dog"}
@@ -29,7 +28,7 @@ DOG = {"text": "dog"}
 
 @pytest.fixture(scope="module")
 def reranker() -> Iterator[Reranker]:
-    with Reranker(str(rerank_model()), dtype="float32") as made:
+    with Reranker(str(tiny_model(reranker=True)), dtype="float32") as made:
         yield made
 
 
@@ -117,7 +116,7 @@ NAN_TOKEN = 8849
 
 
 def test_instruction_and_inputs_hold_and_pairs_fail_alone(tmp_path: Path) -> None:
-    folder = shutil.copytree(rerank_model(), tmp_path / "m")
+    folder = shutil.copytree(tiny_model(reranker=True), tmp_path / "m")
     tensors = load_file(folder / "model.safetensors")
     tensors["model.language_model.embed_tokens.weight"][NAN_TOKEN] = np.nan
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
