@@ -75,5 +75,5 @@ def test_costs_are_those_of_the_prompts() -> None:
 
 
 def test_a_picture_read_once_for_a_hundred_texts_saves_what_is_known_of_it() -> None:
-    costs = costs_of(cells(1)["image query, texts"] * 100, B2)
+    costs = costs_of(cells(10)["image query, texts"] * 10, B2)
     assert 10 < costs["whole"].tokens / costs["shared"].tokens < 13
