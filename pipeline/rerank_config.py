@@ -84,6 +84,14 @@ class RerankRunConfig(RunConfig):
 
     block_items: int = Field(default=1024, ge=1, description="pairs of one tile, whose halves are prepared together")
 
+    @model_validator(mode="after")
+    def _only_what_means_something(self) -> Self:
+        if "max_items" in self.model_fields_set and self.max_items is not None:
+            raise ValueError("max_items cuts no candidate lists; candidates.top_k does")
+        if "max_delete_fraction" in self.model_fields_set:
+            raise ValueError("max_delete_fraction guards no score table: it follows the lists, and scores are cheap")
+        return self
+
 
 class RerankConfig(Section):
     """A whole rerank job. `queries` and `documents` may be missing where the candidates bring them along."""
