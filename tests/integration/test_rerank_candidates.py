@@ -112,7 +112,11 @@ def assert_scores(scores: pa.Table, expected: dict[Pair, float]) -> None:
     rows = scores.filter(pc.is_valid(scores["logit"])).to_pylist()
     found = {(row["query_id"], row["doc_id"]): row["logit"] for row in rows}
     assert found.keys() == expected.keys()
-    np.testing.assert_allclose([found[pair] for pair in expected], list(expected.values()), rtol=2e-6, atol=1e-5)
+    logits, wanted = (np.array([by_pair[pair] for pair in expected]) for by_pair in (found, expected))
+    # A logit of 10 comes out of float32 sums: the stock model's own lie up to 1.8e-5 from their float64 values.
+    assert np.abs(1 / (1 + np.exp(-logits)) - 1 / (1 + np.exp(-wanted))).max() <= 1e-5
+    assert np.sqrt(np.mean((logits - wanted) ** 2)) <= 1e-5
+    assert np.abs(logits - wanted).max() <= 4e-5
     for _, group in groupby(rows, key=lambda row: row["query_id"]):
         logits = [row["logit"] for row in group]
         assert logits == sorted(logits, reverse=True)
@@ -243,7 +247,7 @@ def wait_for_commit(output: Path, process: subprocess.Popen[str]) -> None:
 
 
 def test_a_killed_run_resumed_equals_an_uninterrupted_one(tmp_path: Path, ray_head: RayHead) -> None:
-    write_lists(tmp_path / "lists", 16, 30, 20)
+    write_lists(tmp_path / "lists", 12, 30, 20)
     config = rerank_config(
         tmp_path,
         tmp_path / "lists",
@@ -259,12 +263,12 @@ def test_a_killed_run_resumed_equals_an_uninterrupted_one(tmp_path: Path, ray_he
     state = Log(store).state()
     assert state.snapshot is None
     saved = sum(entry.rows for entry in state.parts)
-    assert 0 < saved < 320
+    assert 0 < saved < 240
 
     done = run_job(config, job=RERANK_JOB)
     assert done.returncode == 0, done.stdout
     assert f"{saved} resumed" in done.stdout
-    assert last_summary(store)["counts"]["encoded"] == 320 - saved
+    assert last_summary(store)["counts"]["encoded"] == 240 - saved
     assert verify(store) == []
     # Deterministic scores have the same bits in any company: what was resumed is what one process makes at once.
     lists = by_first_stage(candidates(tmp_path / "lists"))

@@ -123,15 +123,18 @@ def test_a_pair_of_an_unknown_side_is_wanted_but_not_worked_on(tmp_path: Path) -
 
 
 def test_a_long_list_is_split_and_takes_no_other_along(tmp_path: Path) -> None:
-    pairs = [("long", f"d{n}") for n in range(25)] + [(f"short{q}", f"d{q}") for q in range(12)]
+    lists = {f"long{q}": [f"long{q}-{n:02}" for n in range(11 + 7 * q)] for q in range(4)}
+    lists |= {f"short{q:02}": [f"short{q}-0"] for q in range(60)}
+    pairs = [(query, doc) for query, docs in lists.items() for doc in docs]
     made = tiles(tmp_path, planned(tmp_path, pairs, tile_pairs=10))
-    parts = [pairs_in(tile) for tile in made if ("long" in {item["id"] for item in tile["queries"]})]
-    assert sorted(map(len, parts)) == [5, 10, 10]
-    assert {query for part in parts for query, _ in part} == {"long"}
-    assert sorted(parts, key=lambda part: int(part[0][1][1:])) == [
-        [("long", f"d{n}") for n in range(first, min(first + 10, 25))] for first in (0, 10, 20)
-    ]
-    assert all(len(tile["pairs"]) < 20 for tile in made)
+    for query, docs in lists.items():
+        parts = sorted(pairs_in(tile) for tile in made if query in {item["id"] for item in tile["queries"]})
+        if query.startswith("long"):
+            chunks = [docs[start : start + 10] for start in range(0, len(docs), 10)]
+            assert parts == [[(query, doc) for doc in chunk] for chunk in chunks]
+        else:
+            assert len(parts) == 1
+            assert len(parts[0]) <= 10
 
 
 def test_lists_that_share_documents_meet(tmp_path: Path) -> None:
