@@ -10,7 +10,7 @@ from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from pipeline.types import Prepared
 
-__all__ = ["B2", "B8", "TINY", "Shape", "flops_of", "random_model"]
+__all__ = ["B2", "B8", "TINY", "Shape", "flops_of", "flops_of_token", "random_model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +77,15 @@ def random_model(shape: Shape, device: torch.device, dtype: torch.dtype) -> Qwen
     return model.eval().requires_grad_(False)
 
 
+def flops_of_token(shape: Shape) -> float:
+    """Operations of the language model's products for one token."""
+    attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
+    return 2 * shape.layers * (attention + 3 * shape.hidden * shape.ffn)
+
+
 def flops_of(items: Sequence[Prepared], shape: Shape) -> float:
     """Operations of the products and of the attention (causal: half the square) of `items`, without any padding."""
-    text = (
-        2
-        * shape.layers
-        * (shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads) + 3 * shape.hidden * shape.ffn)
-    )
+    text = flops_of_token(shape)
     attention = 2 * shape.layers * shape.heads * shape.head_dim
     merged = 4 * shape.v_hidden
     taps = min(3, shape.v_layers)
