@@ -48,6 +48,10 @@ class Ours:
         assert all(part.padded_tokens == 0 and not part.too_large for part in parts)
         return np.concatenate([part.vectors for part in parts])
 
+    def saved_tokens(self, items: Sequence[Prepared]) -> int:
+        """Tokens of `items` that `run` does not compute, since others begin with them too."""
+        return sum(self._encoder.parts(window).saved_tokens for window in _windows(items))
+
 
 class Stock:
     """The stock model in padded batches of `batch`. `tuned`: sorted by length, no cache, inputs made ahead."""

@@ -10,7 +10,7 @@ from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from pipeline.types import Prepared, Visual
 
-__all__ = ["B2", "B8", "TINY", "Shape", "flops_of", "random_model", "text_flops", "vision_flops"]
+__all__ = ["B2", "B8", "TINY", "Shape", "flops_of", "flops_of_token", "random_model", "text_flops", "vision_flops"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,12 @@ def random_model(shape: Shape, device: torch.device, dtype: torch.dtype) -> Qwen
     return model.eval().requires_grad_(False)
 
 
+def flops_of_token(shape: Shape) -> float:
+    """Operations of the language model's products for one token."""
+    attention = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
+    return 2 * shape.layers * (attention + 3 * shape.hidden * shape.ffn)
+
+
 def flops_of(items: Sequence[Prepared], shape: Shape) -> float:
     """Operations of the products and of the attention of `items`, without any padding."""
     return sum(
@@ -87,9 +93,8 @@ def flops_of(items: Sequence[Prepared], shape: Shape) -> float:
 def text_flops(n_tokens: int, shape: Shape, *, before: int = 0) -> float:
     """The language model's for `n_tokens` that also see `before` others, whose keys are there (causal: half the
     square)."""
-    products = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads) + 3 * shape.hidden * shape.ffn
     attention = 2 * shape.layers * shape.heads * shape.head_dim
-    return 2 * shape.layers * products * n_tokens + attention * n_tokens * (n_tokens + 2 * before)
+    return flops_of_token(shape) * n_tokens + attention * n_tokens * (n_tokens + 2 * before)
 
 
 def vision_flops(visual: Visual, shape: Shape) -> float:

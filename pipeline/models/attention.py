@@ -20,7 +20,7 @@ from pipeline.models.flex_attention import FlexAttention
 from pipeline.models.segment_attention import SegmentAttention, eager, sdpa
 from pipeline.models.segments import Segments, cu_seqlens, segments_of
 
-__all__ = ["Attention", "check_attention", "choose_attention"]
+__all__ = ["Attention", "check_attention", "choose_attention", "sums_cost_memory"]
 
 _log = logging.getLogger("lakevec")
 
@@ -67,6 +67,11 @@ def choose_attention(
         if not _problem(name, device, dtype) and _works(kernel := _kernel(name, invariant), name, device, dtype):
             return name, kernel
     return "sdpa", _kernel("sdpa", invariant)
+
+
+def sums_cost_memory(name: str, device: torch.device) -> bool:
+    """Whether `with_lse` of the kernel `name` writes out squares of scores that a plain call does not."""
+    return name == "sdpa" and device.type != "cpu"
 
 
 @torch.inference_mode()

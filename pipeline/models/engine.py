@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import Qwen3VLModel
 
 from pipeline.heap import keep_freed_memory
-from pipeline.models.attention import choose_attention
+from pipeline.models.attention import choose_attention, sums_cost_memory
 from pipeline.models.batch import Sender
 from pipeline.models.blocks import blocks_of
 from pipeline.models.collate import VisionShape, collate
@@ -72,6 +72,8 @@ class Engine:
         name, attention = choose_attention(
             options.attention, self._device, self._dtype, invariant=options.deterministic
         )
+        # The budget knows of no squares: behind a prefix a long item would be lost that fits by itself.
+        self._shares_prefixes = options.shares_prefixes and not sums_cost_memory(name, self._device)
         self._model = PackedModel(stock, attention, self._pieces(options), shortcut=options.shortcut)
         self._budget = self._find_budget(options)
         _log.info(

@@ -15,6 +15,10 @@ __all__ = ["FlexAttention"]
 LEAST_HEAD_DIM = 16
 """FlexAttention wants head dims that are powers of two, 16 at least."""
 
+COMPILED_VARIANTS = 64
+"""A forward's kinds of calls (either tower, pooled, behind prefixes; one block of keys or several, one query or more)
+took all of torch's default of 8 within two batches on a CPU, and what is compiled no more writes out whole squares."""
+
 KEPT_MASKS = 2
 """Layers take turns between an item's own keys and those of the prefix that it continues."""
 
@@ -29,6 +33,8 @@ class FlexAttention:
         self._with_lse = flex_attention.AuxRequest(lse=True)
         self._mask_of: Any = flex_attention.create_block_mask
         if compiled:
+            limits = torch._dynamo.config
+            limits.recompile_limit = max(limits.recompile_limit, COMPILED_VARIANTS)
             self._attend = torch.compile(flex_attention.flex_attention, dynamic=True)
             # As it stands it writes out the whole square of a packed sequence before it looks at blocks.
             self._mask_of = torch.compile(flex_attention.create_block_mask, dynamic=True)

@@ -66,11 +66,13 @@ class Qwen3VLEncoder(Engine):
         """
         if not items:
             return Encoded(np.empty((0, self.hidden_dim), np.float32))
-        if self._options.shares_prefixes:
-            return self.run(
-                split_prefixes(items, self.pad_ids, least_tokens=LEAST_SAVED_TOKENS, least_share=LEAST_SAVED_SHARE)
-            )
-        return self.run(Prefixed.whole(items))
+        return self.run(self.parts(items))
+
+    def parts(self, items: Sequence[Prepared]) -> Prefixed:
+        """`items` as `encode` computes them: what enough of them begin with in common taken out, where that pays."""
+        if not self._shares_prefixes:
+            return Prefixed.whole(items)
+        return split_prefixes(items, self.pad_ids, least_tokens=LEAST_SAVED_TOKENS, least_share=LEAST_SAVED_SHARE)
 
     def check_contract(self) -> None:
         """Run one tiny text and picture. Raises ConfigError unless it fits, and is finite and of `hidden_dim`."""

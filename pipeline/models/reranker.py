@@ -74,7 +74,7 @@ class Qwen3VLReranker(Engine):
         """
         if not pairs:
             return Encoded(np.empty((0, 1), np.float32))
-        if not self._options.shares_prefixes:
+        if not self._shares_prefixes:
             return self.run(Prefixed.whole([join(pair) for pair in pairs]))
         return self.run(prefixed(pairs))
 

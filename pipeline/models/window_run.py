@@ -73,19 +73,18 @@ class WindowRun:
         self._too_large: list[tuple[int, str]] = []
         self._fills: list[float] = []
         self._launched: torch.cuda.Event | None = None
+        self._ahead: _Ahead | None = None
 
     def launch(self, budget: Budget) -> Budget:
         """Launch every micro-batch; returns `budget`, or the smaller one that running out of memory taught."""
         schedule = self._schedule
         if budget != schedule.budget:
             schedule.again((), budget)
-        ahead: _Ahead | None = None
         while schedule:
             indices = schedule.take()
-            ahead, problem = self._attempt(indices, ahead)
+            problem = self._attempt(indices)
             if problem is not None:
-                self._quieten(ahead)
-                ahead = None
+                self._quieten()
                 if len(indices) == 1:
                     problem = self._alone(indices)
             if problem is None:
@@ -116,15 +115,15 @@ class WindowRun:
         items = self._schedule.drop(unit) if self._schedule.is_prefix(unit) else [unit]
         self._too_large += [(item, problem) for item in items]
 
-    def _attempt(self, indices: tuple[int, ...], ahead: _Ahead | None) -> tuple[_Ahead | None, str | None]:
-        """Launch the micro-batch `indices`; returns the next one on its way, and why this one did not fit."""
+    def _attempt(self, indices: tuple[int, ...]) -> str | None:
+        """Launch the micro-batch `indices`, the next one on its way meanwhile; why it did not fit."""
         try:
-            batch = self._batch(indices, ahead)
-            ahead = self._look_ahead(indices)
+            batch = self._batch(indices)
+            self._ahead = self._look_ahead(indices)
             self._compute(batch, indices)
         except torch.OutOfMemoryError as error:
-            return ahead, first_line(error)
-        return ahead, None
+            return first_line(error)
+        return None
 
     def _alone(self, indices: tuple[int, ...]) -> str | None:
         """Launch `indices` with no micro-batch on its way; why it did not fit even so."""
@@ -149,17 +148,25 @@ class WindowRun:
         for prefix in [each for each in self._prefixes if not self._schedule.continued_later(each)]:
             del self._prefixes[prefix]
 
-    def _batch(self, indices: tuple[int, ...], ahead: _Ahead | None) -> PackedBatch:
-        if ahead is not None and ahead.indices == indices:
-            try:
-                batch = ahead.batch.result()
-            except torch.OutOfMemoryError:
-                # It came while the forward before it ran. That one's memory is free now: no reason to pack less.
-                self._release()
-            else:
-                if self._store.keys() >= set(batch.borrowed):
-                    return batch
+    def _batch(self, indices: tuple[int, ...]) -> PackedBatch:
+        batch = self._arrived(indices)
+        if batch is not None and self._store.keys() >= set(batch.borrowed):
+            return batch
         return self._collated(indices, frozenset(self._store))
+
+    def _arrived(self, indices: tuple[int, ...]) -> PackedBatch | None:
+        """What was collated ahead, if it is `indices` and fitted beside the forward before it."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead.indices != indices:
+            return None
+        try:
+            return ahead.batch.result()
+        except torch.OutOfMemoryError:
+            pass
+        # The forward before it is over: no reason to pack less. The error holds what was copied before it came.
+        del ahead
+        self._release()
+        return None
 
     def _look_ahead(self, running: tuple[int, ...]) -> _Ahead | None:
         upcoming = self._schedule.upcoming
@@ -181,10 +188,11 @@ class WindowRun:
     def _shown(self, indices: tuple[int, ...]) -> set[int]:
         return {key for index in indices for key in self._keys[index]}
 
-    def _quieten(self, ahead: _Ahead | None) -> None:
+    def _quieten(self) -> None:
         """Give up the micro-batch on its way: its copies may be what took the memory, or what there was none for."""
-        if ahead is not None:
-            wait([ahead.batch])
+        if self._ahead is not None:
+            wait([self._ahead.batch])
+            self._ahead = None
         self._release()
 
     def _release(self) -> None:

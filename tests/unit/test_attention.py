@@ -9,7 +9,7 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.models import attention as module
-from pipeline.models.attention import Attention, choose_attention
+from pipeline.models.attention import Attention, choose_attention, sums_cost_memory
 from pipeline.models.cascade import Behind, attend_behind
 from pipeline.models.flash_attention import varlen_options
 from pipeline.models.flex_attention import FlexAttention
@@ -106,6 +106,22 @@ def test_attention_behind_prefixes_equals_attention_over_the_whole(name: str, po
         padded = torch.cat([torch.zeros(before, 4, 16), queries])
         whole = spelt_out(padded, k, v, True)[before:]
         torch.testing.assert_close(part, whole[-1:] if pooled else whole, atol=2e-6, rtol=1e-5)
+
+
+def test_only_the_exact_kernel_on_a_gpu_pays_for_its_sums() -> None:
+    gpu = torch.device("cuda", 0)
+    assert sums_cost_memory("sdpa", gpu)
+    assert not sums_cost_memory("sdpa", CPU)
+    assert not any(sums_cost_memory(name, gpu) for name in ("varlen", "flash_attention_2", "flex", "eager"))
+
+
+def test_flex_may_be_compiled_for_every_kind_of_call() -> None:
+    for given, left in ((8, 64), (100, 100)):
+        with torch._dynamo.config.patch(recompile_limit=given):
+            FlexAttention(compiled=False)
+            assert torch._dynamo.config.recompile_limit == given
+            FlexAttention(compiled=True)
+            assert torch._dynamo.config.recompile_limit == left
 
 
 def test_equal_neighbours_share_a_call() -> None:

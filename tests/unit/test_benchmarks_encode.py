@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import encode_cpu, encode_gpu
 from benchmarks.encode_arms import Ours, Stock, Vectors
-from benchmarks.encode_items import images, skewed_texts
+from benchmarks.encode_items import INSTRUCTION_TOKENS, images, skewed_texts, texts
 from benchmarks.encode_parity import of_every_length, parity
 from benchmarks.encode_profile import busy_of
-from benchmarks.encode_shapes import B2, B8, TINY, flops_of, random_model
+from benchmarks.encode_shapes import B2, B8, TINY, flops_of, flops_of_token, random_model
 from benchmarks.encode_timing import compare
 from pipeline.models.options import EncoderOptions
 from pipeline.models.qwen3_vl import Qwen3VLEncoder
@@ -81,6 +82,24 @@ def test_operations_are_counted_as_torch_counts_them() -> None:
     # torch counts a causal square in full.
     causal = 2 * TINY.layers * TINY.heads * TINY.head_dim * sum(item.n_tokens**2 for item in items)
     assert flops_of(items, TINY) + causal == pytest.approx(counter.get_total_flops(), rel=1e-6)
+
+
+def test_a_shared_instruction_counts_once() -> None:
+    model = random_model(TINY, torch.device("cpu"), torch.float32)
+    options = EncoderOptions(attention="eager", shortcut=False)
+    shared, whole = (Qwen3VLEncoder(model, replace(options, prefixes=prefixes)) for prefixes in (True, False))
+    items = texts([20] * 40)
+    saved = Ours(shared).saved_tokens(items)
+    assert saved == 39 * INSTRUCTION_TOKENS
+    assert Ours(whole).saved_tokens(items) == 0
+    counted = []
+    for encoder in (shared, whole):
+        with FlopCounterMode(display=False) as counter:
+            encoder.encode(items)
+        counted.append(counter.get_total_flops())
+    # Its queries' attention, in full squares as torch counts; at the true shapes that is next to nothing.
+    squares = 4 * TINY.layers * TINY.heads * TINY.head_dim * (40 * 20 * INSTRUCTION_TOKENS - INSTRUCTION_TOKENS**2)
+    assert counted[1] - counted[0] == pytest.approx(saved * flops_of_token(TINY) + squares, rel=0.01)
 
 
 def test_the_true_shapes_cost_what_is_known_of_them() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from pipeline.models.batch import PackedBatch
 from pipeline.models.collate import HostBatch
 from pipeline.models.memory import GPU_TOKENS, TRIAL_TOKENS, find_budget
 from pipeline.models.probe import filling_items
+from pipeline.models.window_run import WindowRun
 from pipeline.packing import Budget
 from pipeline.types import MediaKind
 from tests.fixtures.golden_vectors import tiny_encoder
@@ -82,6 +85,39 @@ def test_a_copy_ahead_that_finds_no_room_loses_no_item(monkeypatch: pytest.Monke
     assert encoded.too_large == ()
     assert encoded.forwards == 2
     np.testing.assert_array_equal(encoded.vectors, expected)
+
+
+class AtOnce(ThreadPoolExecutor):
+    """One thread, which has finished a task and let go of it once it is submitted."""
+
+    def submit(self, task: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future = super().submit(task, *arguments, **named)
+        super().submit(int).result()
+        return future
+
+
+@pytest.mark.parametrize("fails", ["copying ahead", "computing"])
+def test_memory_is_given_back_when_nothing_holds_it_any_more(monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    encoder = tiny_encoder(token_budget=1)
+    send, ahead, held = encoder._sender.send, list[weakref.ref[torch.Tensor]](), list[bool]()
+
+    def sent(batch: HostBatch) -> PackedBatch:
+        packed = send(batch)
+        if threading.current_thread() is not threading.main_thread():
+            ahead.append(weakref.ref(packed.ids))
+            if fails == "copying ahead":
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+        return packed
+
+    monkeypatch.setattr(encoder._sender, "send", sent)
+    monkeypatch.setattr(WindowRun, "_release", lambda run: held.append(ahead[-1]() is not None))
+    if fails == "computing":
+        SmallDevice(encoder, 20)
+    with AtOnce(1) as helper:
+        encoder._helper = helper
+        encoded = encoder.encode([text_item(30, seed=1), text_item(10, seed=2), text_item(5, seed=3)])
+    assert [index for index, _ in encoded.too_large] == ([0] if fails == "computing" else [])
+    assert held == [False, False]
 
 
 def test_collating_ahead_gives_the_same_vectors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.models.batch import PackedPictures
+from pipeline.models.batch import PackedBatch, PackedPictures
 from pipeline.models.blocks import blocks_of
 from pipeline.models.collate import collate
 from pipeline.models.packed import PackedModel
@@ -119,9 +119,13 @@ def test_a_forward_asks_the_device_nothing_and_attends_once_a_layer(encoder: Qwe
 
     counting, items = tiny_encoder(), mixed_items()
     counting._model._attention = counting._model._vision._attention = Counted()
-    batch = counting._sender.send(collate(items, blocks_of(items), (), counting._shape))
+
+    def sent(units: Sequence[Prepared], continued: Sequence[tuple[int, int]] = ()) -> PackedBatch:
+        return counting._sender.send(collate(units, blocks_of(units), (), counting._shape, continued))
+
+    batch = sent(items)
     # Without inference mode, for there composite operations would hide what they do.
-    forward = PackedModel.__call__.__wrapped__  # type: ignore[attr-defined]
+    forward, read = PackedModel.__call__.__wrapped__, PackedModel.read.__wrapped__  # type: ignore[attr-defined]
     with torch.no_grad(), Operations() as operations:
         forward(counting._model, batch, {})
     assert sum(operations.seen[name] for name in READ_BACK) == 0
@@ -129,6 +133,17 @@ def test_a_forward_asks_the_device_nothing_and_attends_once_a_layer(encoder: Qwe
     assert operations.seen["mm"] + operations.seen["addmm"] > 20  # it did see the forward
     # Four vision layers; three text layers with every query, the last with the pooled ones.
     assert sum(calls.values()) == 4 + 4
+    beginnings = [mixed_item(), text_item(9)]
+    lengths = [(key, beginning.n_tokens) for key, beginning in zip((7, 8), beginnings, strict=True)]
+    prefixes, parts = sent(beginnings), sent(items, [lengths[1]] * 3 + [lengths[0]] * 5)
+    calls.clear()
+    with torch.no_grad(), Operations() as operations:
+        stored = dict(zip((7, 8), read(counting._model, prefixes, {}), strict=True))
+        forward(counting._model, parts, {}, (), stored)
+    assert sum(operations.seen[name] for name in READ_BACK) == 0
+    assert operations.masks == 0
+    # A prefix's last layer only reads; behind one, each layer attends twice.
+    assert sum(calls.values()) == 4 + 3 + 4 + 2 * 4
 
 
 def vision_patches(encoder: Qwen3VLEncoder, items: Sequence[Prepared]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -10,15 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.models import engine
+from pipeline.models.batch import PackedBatch
 from pipeline.models.blocks import blocks_of
 from pipeline.models.collate import VisionShape, collate
+from pipeline.models.packed import FeatureStore, PrefixStore
 from pipeline.models.qwen3_vl import Qwen3VLEncoder
 from pipeline.models.schedule import Schedule
 from pipeline.packing import Budget, Cost
 from pipeline.prefixes import WHOLE, Prefixed, split_prefixes
-from pipeline.types import Prepared
+from pipeline.types import MediaKind, Prepared
 from tests.fixtures.golden_vectors import tiny_encoder
-from tests.fixtures.prepared import PADS, image_item, mixed_item, mixed_items, text_item
+from tests.fixtures.prepared import PADS, image_item, item_of, mixed_item, mixed_items, text_item, visual
 from tests.fixtures.small_device import SmallDevice, unit
 
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=20)
@@ -114,6 +118,41 @@ def test_an_instruction_is_computed_once() -> None:
     # The items' own random beginnings differ, so exactly the instruction is common.
     assert shared == whole - (len(items) - 1) * instruction.n_tokens
     np.testing.assert_allclose(unit(vectors), unit(expected), atol=1e-5)
+
+
+def test_nothing_is_shared_where_the_sums_would_cost_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    instruction = text_item(57, seed=1)
+    items = [joined(instruction, moved(part, instruction)) for part in (*mixed_items(), *mixed_items())]
+    assert tiny_encoder().parts(items).prefixes
+    monkeypatch.setattr(engine, "sums_cost_memory", lambda name, device: (name, device.type) == ("sdpa", "cpu"))
+    assert tiny_encoder().parts(items) == Prefixed.whole(items)
+
+
+class Watched(SmallDevice):
+    """How many prefixes and pictures it held whenever items came."""
+
+    def __init__(self, encoder: Qwen3VLEncoder) -> None:
+        super().__init__(encoder, 1 << 30)
+        self.held: list[tuple[int, int]] = []
+
+    def __call__(
+        self, batch: PackedBatch, store: FeatureStore, keep: Collection[int], prefixes: PrefixStore
+    ) -> torch.Tensor:
+        self.held.append((len(prefixes), len(store)))
+        return super().__call__(batch, store, keep, prefixes)
+
+
+def test_what_no_item_needs_any_more_is_let_go() -> None:
+    window, _ = candidate_lists()
+    encoder = tiny_encoder(token_budget=1)
+    device = Watched(encoder)
+    # The packing is that of items: a prefix's forward does not count.
+    assert encoder.run(window).forwards == len(device.held) == len(window.items)
+    assert max(prefixes for prefixes, _ in device.held) == 1
+    shared = visual(MediaKind.IMAGE, 1, 64, 96, seed=3)
+    device.held.clear()
+    encoder.encode([item_of([shared], 30, seed=1), item_of([shared], 20, seed=2), text_item(5, seed=3)])
+    assert device.held == [(0, 0), (0, 1), (0, 0)]
 
 
 def test_a_prefix_that_saves_little_is_left_alone() -> None:
