@@ -52,6 +52,7 @@ def show() -> None:
     console.print(f"rejects   {DEMO}/output/rejects/")
     console.print(f"summary   {summaries[-1]}")
     console.print("Run make demo again: nothing is left to do, and it says so in seconds.")
+    console.print('Search this lake: "Search over your lake in five commands" in README.md.')
 
 
 def _neighbours(store: Store) -> Table:
