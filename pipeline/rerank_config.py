@@ -91,3 +91,9 @@ class RerankConfig(Section):
     fetch: FetchConfig = FetchConfig()
     resources: ResourcesConfig = ResourcesConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _whole_lists(self) -> Self:
+        if self.run.max_items is not None:
+            raise ValueError("run.max_items cuts manifests, not lists: for a trial set candidates.top_k, or give fewer")
+        return self
