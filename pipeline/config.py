@@ -294,6 +294,8 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pyda
     if detail["type"] == "missing":
         return f"{name} is missing"
     message = re.sub(r"^Value error, ", "", detail["msg"])
+    if not name:
+        return message  # of the config as a whole
     if where[:2] == ["fetch", "storage_options"]:
         return f"{name}: {message}"  # what was given there may be a secret
     return (

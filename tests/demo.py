@@ -1,4 +1,4 @@
-"""`make demo`: make a tiny model and a sample lake, then show what the job wrote."""
+"""`make demo`: make tiny models and a sample lake with judged queries, then show what the job wrote."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pipeline.index.files import live_files
 from pipeline.storage import Store, open_store
-from tests.fixtures.corpus import write_corpus
+from tests.fixtures.corpus import write_corpus, write_queries
 from tests.fixtures.tiny_model import build_tiny_model
 
 DEMO = Path(".demo")
@@ -22,13 +22,15 @@ NEIGHBOURS = 3
 
 
 def make() -> None:
-    """Build `.demo/model` and `.demo/lake`."""
+    """Build `.demo/model`, `.demo/reranker` and `.demo/lake`."""
     DEMO.mkdir(exist_ok=True)
-    if not (DEMO / "model" / "config.json").exists():
-        print("making a tiny Qwen3-VL with random weights in .demo/model", flush=True)
-        build_tiny_model(DEMO / "model")
-    print("making sample media and a manifest in .demo/lake", flush=True)
+    for name in ("model", "reranker"):
+        if not (DEMO / name / "model.safetensors").exists():
+            print(f"making a tiny Qwen3-VL with random weights in {DEMO}/{name}", flush=True)
+            build_tiny_model(DEMO / name, reranker=name == "reranker")
+    print("making sample media, a manifest and judged queries in .demo/lake", flush=True)
     write_corpus(DEMO / "lake")
+    write_queries(DEMO / "lake")
 
 
 def show() -> None:
@@ -50,6 +52,7 @@ def show() -> None:
     console.print(f"rejects   {DEMO}/output/rejects/")
     console.print(f"summary   {summaries[-1]}")
     console.print("Run make demo again: nothing is left to do, and it says so in seconds.")
+    console.print('Search this lake: "Search over your lake in five commands" in README.md.')
 
 
 def _neighbours(store: Store) -> Table:

@@ -1,7 +1,8 @@
 """The files that hold candidate lists, and the format they are in.
 
-In: `candidates.path` and `candidates.format`. Out: files in a stable order, each with one format for all. Refused with
-ManifestError: no file, files that are none of the known formats, files of several.
+In: `candidates.path` and `candidates.format`. Out: files in a stable order, each with one format for all; of the output
+of `retrieve_candidates` those of its newest complete run. Refused with ManifestError: no file, files that are none of
+the known formats, files of several, an output without a complete run.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 
 import fsspec
 
+from pipeline.candidate_runs import RUN_COPY, newest_lists
 from pipeline.candidates.lines import lines_of
 from pipeline.errors import LakevecError, ManifestError, scrub, without_userinfo
 from pipeline.manifest.listing import Format, ManifestFile, file_uri
 from pipeline.manifest.naming import shown
 from pipeline.manifest.readers import Options, read_schema
 from pipeline.manifest.search import WILD, files_below, matches
-from pipeline.storage import resolve
+from pipeline.storage import open_store, resolve
 
 __all__ = ["BEIR_FILES", "CandidateFormat", "CandidateListing", "list_candidates"]
 
@@ -52,7 +54,7 @@ def list_candidates(path: str, format_name: str, columns: Mapping[str, str], opt
     """
     fs, found = resolve(path, options)
     try:
-        paths = _paths(fs, found)
+        paths = _paths(fs, found, path, options)
         beir = fs.isdir(found) and all(_beside(fs, found, name) for name in BEIR_FILES)
     except LakevecError:
         raise
@@ -77,14 +79,22 @@ def list_candidates(path: str, format_name: str, columns: Mapping[str, str], opt
     return next(iter(formats)), tuple(files)
 
 
-def _paths(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
+def _paths(fs: fsspec.AbstractFileSystem, path: str, named: str, options: Options) -> list[str]:
     if fs.isfile(path):
         return [path]
     if fs.isdir(path):
-        return sorted(files_below(fs, path))
+        store = open_store(named, options)
+        lists = [store.full(one) for one in newest_lists(store)]
+        return lists or _without_copies(sorted(files_below(fs, path)))
     if WILD & set(path):
         return sorted(found for found, is_folder in matches(fs, path) if not is_folder)
     return []
+
+
+def _without_copies(paths: Sequence[str]) -> list[str]:
+    """`paths` without the TREC runs that lakevec writes beside its Parquet files."""
+    with_parquet = {folder for folder, _, name in (one.rpartition("/") for one in paths) if name.endswith(".parquet")}
+    return [one for one in paths if one.rpartition("/")[0] not in with_parquet or not one.endswith(f"/{RUN_COPY}")]
 
 
 def _beside(fs: fsspec.AbstractFileSystem, folder: str, name: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import pyarrow as pa
 
+from pipeline.candidate_runs import CANDIDATES_FOLDER, newest_lists
 from pipeline.errors import ConfigError, LakevecError, ManifestError, scrub, without_userinfo
 from pipeline.index.files import live_files
 from pipeline.index.log import LOG_FOLDER
@@ -43,9 +44,10 @@ class Source:
 def find_source(path: str, options: Options, *, key: str, tables: Sequence[str] = ()) -> Source:
     """The files of `path`.
 
-    A folder that holds one of `tables` (the first that is there counts) is a job's output: its live files, or those of
-    the newest `run=…` where no snapshot lists the table. Of any other folder the Parquet files count if there are any,
-    else all files. Names that start with `_` or `.` are left out. Raises ConfigError if nothing is there.
+    A folder that holds one of `tables` (the first that is there counts) is a job's output: its live files, else its
+    newest complete candidate lists, else the files of the newest `run=…`. Of any other folder the Parquet files count
+    if there are any, else all files. Names that start with `_` or `.` are left out. Raises ConfigError if nothing is
+    there, ManifestError if no candidate lists are complete.
     """
     try:
         fs, bare = resolve(path, options)
@@ -53,7 +55,7 @@ def find_source(path: str, options: Options, *, key: str, tables: Sequence[str] 
             folder, _, name = path.rstrip("/").rpartition("/")
             return Source(key, open_store(folder or ("/" if path.startswith("/") else "."), options), (name,))
         store = open_store(path, options)
-        paths = _live(store, tables) or _folder(store, tables)
+        paths = _live(store, tables) or _lists(store, tables) or _folder(store, tables)
     except LakevecError:
         raise
     except Exception as error:  # noqa: BLE001 - every file system raises its own, botocore's are no OSError
@@ -98,7 +100,7 @@ def lines_of(source: Source, path: str) -> Iterator[str]:
         yield from io.TextIOWrapper(cast(io.BufferedReader, plain), encoding="utf-8-sig")
 
 
-def _live(store: Store, tables: Sequence[str]) -> list[str]:
+def _live(store: Store, tables: Sequence[str]) -> Sequence[str]:
     if not tables or not store.exists(LOG_FOLDER):
         return []
     for table in tables:
@@ -106,6 +108,15 @@ def _live(store: Store, tables: Sequence[str]) -> list[str]:
         if found:
             return found
     return []
+
+
+def _lists(store: Store, tables: Sequence[str]) -> Sequence[str]:
+    for table in tables:
+        if table == CANDIDATES_FOLDER:
+            return newest_lists(store)
+        if store.list(table):
+            break
+    return ()
 
 
 def _folder(store: Store, tables: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.candidate_runs import CANDIDATES_FOLDER, RUN_COPY
 from pipeline.retrieval.top_k import ranks
 from pipeline.storage import Store
 from pipeline.trec import run_lines
@@ -55,7 +56,7 @@ class CandidateFiles:
     @property
     def folder(self) -> str:
         """Where the files lie, relative to the output."""
-        return f"candidates/run={self.run_id}"
+        return f"{CANDIDATES_FOLDER}/run={self.run_id}"
 
     def write(self, candidates: pa.Table) -> None:
         """Add a part with the rows of `candidates_of`."""
@@ -71,7 +72,7 @@ class CandidateFiles:
         """Write the TREC run: the last file, so that its presence says that all parts are there."""
         if self._trec:
             self._trec.close()
-            self.store.upload(self._trec.name, f"{self.folder}/run.trec")
+            self.store.upload(self._trec.name, f"{self.folder}/{RUN_COPY}")
 
     def __enter__(self) -> Self:
         if self.with_trec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,31 @@ def test_trec_runs_of_several_files_and_compressed(tmp_path: Path) -> None:
     assert candidates.format is CandidateFormat.TREC
     assert pairs_of(candidates) == PAIRS
     assert pairs_of(found(write_text(tmp_path / "noext", RUN), tmp_path)) == PAIRS
+
+
+def written(output: Path, run_id: str, document: str, *, exit_code: int | None = None, trec: bool = True) -> Path:
+    folder = output / "candidates" / f"run={run_id}"
+    write_parquet(folder / "part-00000.parquet", {"query_id": ["q"], "doc_id": [document], "rank": [1]})
+    if trec:
+        write_text(folder / "run.trec", f"q Q0 {document} 1 1.0 lakevec\n")
+    write_text(output / "reports" / run_id / "summary.json", json.dumps({"exit_code": exit_code}))
+    return folder
+
+
+def test_of_a_retrieval_job_the_newest_complete_lists(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    first = written(output, "20260101T000000Z-bb", "old")
+    written(output, "20260201T000000Z-aa", "stopped", exit_code=5, trec=False)
+    assert pairs_of(found(output, tmp_path)) == [("q", "old", 1, None)]
+    written(output, "20260301T000000Z-cc", "new", exit_code=0, trec=False)
+    assert pairs_of(found(output, tmp_path)) == [("q", "new", 1, None)]
+    assert pairs_of(found(first, tmp_path)) == [("q", "old", 1, None)]
+
+
+def test_of_a_retrieval_job_that_never_ended_nothing_is_taken(tmp_path: Path) -> None:
+    written(tmp_path / "out", "20260101T000000Z-bb", "some", exit_code=5, trec=False)
+    with pytest.raises(ManifestError, match="none of its 1 runs ended"):
+        found(tmp_path / "out", tmp_path)
 
 
 def test_a_forced_format_needs_no_suffix(tmp_path: Path) -> None:

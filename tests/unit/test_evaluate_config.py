@@ -46,6 +46,7 @@ def test_mistakes_are_named(tmp_path: Path, overrides: list[str], words: list[st
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, GOOD, *overrides)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert ": :" not in str(caught.value)
 
 
 def test_a_file_that_is_no_config_is_told_this_jobs_sections(tmp_path: Path) -> None:

@@ -71,6 +71,15 @@ def test_an_output_means_its_newest_run_and_scores_before_candidates(tmp_path: P
     assert ranked(str(tmp_path / "candidates")) == {"q": ["first"]}
 
 
+def test_of_candidates_the_newest_complete_run_counts(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "candidates" / NEW / "part-1.parquet", **pairs(["q"], ["stopped"], rank=[1]))
+    with pytest.raises(ManifestError, match="none of its 1 runs ended"):
+        ranked(str(tmp_path))
+    write_parquet(tmp_path / "candidates" / OLD / "part-1.parquet", **pairs(["q"], ["whole"], rank=[1]))
+    write_text(tmp_path / "candidates" / OLD / "run.trec", "q Q0 whole 1 1 t")
+    assert ranked(str(tmp_path)) == {"q": ["whole"]}
+
+
 def test_s3_and_local_stores_are_read_alike(store: Store) -> None:
     store.put(f"scores/{NEW}/run.trec", b"q Q0 d 1 1.5 t\n")
     store.put("qrels/test.tsv", b"\xef\xbb\xbfquery-id\tcorpus-id\tscore\nq\td\t1\n")

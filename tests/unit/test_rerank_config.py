@@ -53,6 +53,7 @@ def test_the_example_is_a_config() -> None:
         (["candidates.format=json"], ["candidates.format", "json"]),
         (["candidates={top_k: 3}"], ["candidates", "beir"]),
         (["output.vectors=[]"], ["output.vectors"]),
+        (["run.max_items=3"], ["run.max_items", "candidates.top_k"]),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
