@@ -32,7 +32,7 @@ from benchmarks.rerank_arms import OfficialLoop, Packed
 from benchmarks.rerank_items import cells, costs_of
 from pipeline.models.options import DTYPES, EncoderOptions
 from pipeline.models.reranker import Qwen3VLReranker
-from pipeline.rerank_pair import PreparedPair
+from pipeline.rerank.pair import PreparedPair
 
 SHAPES = {"2b": B2, "8b": B8}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.encode_arms import Vectors, made_ahead, pooled, stock_inputs
 from pipeline.models.reranker import Qwen3VLReranker
-from pipeline.rerank_pair import PreparedPair, join
+from pipeline.rerank.pair import PreparedPair, join
 
 __all__ = ["OfficialLoop", "Packed"]
 

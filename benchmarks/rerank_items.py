@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.encode_items import behind_words
 from benchmarks.encode_shapes import Shape, text_flops, vision_flops
-from pipeline.rerank_pair import PreparedPair
+from pipeline.rerank.pair import PreparedPair
 from pipeline.types import MediaKind, Prepared, Visual
 from tests.fixtures.prepared import item_of, visual
 

@@ -16,7 +16,7 @@ from pipeline.config import Config, load_config, redacted
 from pipeline.console import ends_quietly
 from pipeline.errors import ExitCode, LakevecError
 from pipeline.evaluate_config import EvaluateConfig
-from pipeline.rerank_config import RerankConfig
+from pipeline.rerank.config import RerankConfig
 from pipeline.retrieve_config import RetrieveConfig
 
 __all__ = ["EMBED", "EVALUATE", "RERANK", "RETRIEVE", "Job", "run_job"]
@@ -61,13 +61,13 @@ def _plan_evaluate(config: EvaluateConfig) -> str:
 
 
 def _rerank(config: RerankConfig, name: str) -> ExitCode:
-    from pipeline.rerank_flow import rerank_candidates
+    from pipeline.rerank.flow import rerank_candidates
 
     return rerank_candidates(config, name)
 
 
 def _plan_rerank(config: RerankConfig) -> str:
-    from pipeline.rerank_flow import plan_rerank
+    from pipeline.rerank.flow import plan_rerank
 
     return plan_rerank(config)
 

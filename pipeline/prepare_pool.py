@@ -21,8 +21,8 @@ from pipeline.fetch import Fetcher
 from pipeline.heap import keep_freed_memory
 from pipeline.official import OfficialItem
 from pipeline.policy import FetchPolicy
-from pipeline.rerank_config import RerankInputs
-from pipeline.rerank_pair import RerankHalf
+from pipeline.rerank.config import RerankInputs
+from pipeline.rerank.pair import RerankHalf
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, LoadedMedia, Prepared, Reject
 
@@ -50,7 +50,7 @@ def embed_makers(folder: Path, inputs: InputsConfig) -> Makers[Prepared]:
 
 def rerank_makers(folder: Path, inputs: RerankInputs) -> Makers[RerankHalf]:
     """How a reranker's queries and documents are prepared; `folder` has its tokenizer. Raises ConfigError."""
-    from pipeline.rerank_prepare import RerankPreparer
+    from pipeline.rerank.prepare import RerankPreparer
 
     preparer = RerankPreparer(PromptTokenizer(folder, "reranker"), inputs)
     return {QUERY: preparer.query, DOCUMENT: preparer.document}

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pipeline.config import Config
 from pipeline.quantize import formula
-from pipeline.rerank_config import RerankConfig
-from pipeline.rerank_template import RERANK_TEMPLATE_VERSION
+from pipeline.rerank.config import RerankConfig
+from pipeline.rerank.template import RERANK_TEMPLATE_VERSION
 from pipeline.template import TEMPLATE_VERSION
 
 __all__ = ["library_versions", "score_metadata", "table_metadata"]

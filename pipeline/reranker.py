@@ -32,10 +32,10 @@ from pipeline.front_door import (
     with_instruction,
 )
 from pipeline.official import OfficialItem
-from pipeline.official_rerank import parse_request
 from pipeline.prepare_pool import DOCUMENT, QUERY, rerank_makers
-from pipeline.rerank_config import RerankInputs
-from pipeline.rerank_pair import PreparedPair, RerankHalf, pair_halves
+from pipeline.rerank.config import RerankInputs
+from pipeline.rerank.official import parse_request
+from pipeline.rerank.pair import PreparedPair, RerankHalf, pair_halves
 from pipeline.types import Reject
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Reranker(FrontDoor[RerankHalf, "Qwen3VLReranker"]):
         )
 
     def score(self, request: Mapping[str, Any]) -> NDArray[np.float32]:
-        """How well each document of `request` (see `pipeline.official_rerank`) answers its query.
+        """How well each document of `request` (see `pipeline.rerank.official`) answers its query.
 
         float32[n], in order: the sigmoids of the `logits`. Raises as `logits` does.
         """

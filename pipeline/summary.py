@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pipeline.config import Config, redacted
 from pipeline.errors import ExitCode
 from pipeline.provenance import library_versions
-from pipeline.rerank_config import RerankConfig
+from pipeline.rerank.config import RerankConfig
 from pipeline.storage import Store
 from pipeline.tally import Tally
 

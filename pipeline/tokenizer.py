@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from pipeline.cuttable import CuttableIds
 from pipeline.errors import ConfigError, RejectCode, RejectError
-from pipeline.rerank_template import compose_document, compose_query
+from pipeline.rerank.template import compose_document, compose_query
 from pipeline.template import (
     CONTROL_IDS,
     END_OF_TEXT_ID,

@@ -22,7 +22,7 @@ from pipeline.candidates.trec import read_trec
 from pipeline.errors import without_userinfo
 from pipeline.manifest.listing import ManifestFile
 from pipeline.manifest.readers import Options
-from pipeline.rerank_config import CandidatesConfig
+from pipeline.rerank.config import CandidatesConfig
 
 __all__ = ["Candidates", "open_candidates"]
 

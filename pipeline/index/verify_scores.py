@@ -20,7 +20,7 @@ from pipeline.index.commits import Commit, FileEntry
 from pipeline.index.log import LOG_FOLDER
 from pipeline.index.parquet import open_parquet
 from pipeline.index.violation import Violation
-from pipeline.rerank_schema import SCORES
+from pipeline.rerank.schema import SCORES
 from pipeline.spill import BATCH_ROWS, fill_table, spilling_database
 from pipeline.storage import Store
 

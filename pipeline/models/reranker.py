@@ -27,7 +27,7 @@ from pipeline.models.loading import load_stock_reranker
 from pipeline.models.options import DTYPES, EncoderOptions
 from pipeline.models.probe import picture_item
 from pipeline.prefixes import Prefixed
-from pipeline.rerank_pair import PreparedPair, join, prefixed
+from pipeline.rerank.pair import PreparedPair, join, prefixed
 
 if TYPE_CHECKING:
     from pipeline.checkpoint import Checkpoint

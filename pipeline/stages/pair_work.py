@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 
 from pipeline.index.commits import FileEntry
 from pipeline.index.parquet import open_parquet
-from pipeline.rerank_ledger import open_ledger
-from pipeline.rerank_outcomes import crashed_pairs
-from pipeline.rerank_plan import RerankPlan
-from pipeline.rerank_schema import TILES
-from pipeline.rerank_tiles import Tile, pairs_in, split_tile
+from pipeline.rerank.ledger import open_ledger
+from pipeline.rerank.outcomes import crashed_pairs
+from pipeline.rerank.plan import RerankPlan
+from pipeline.rerank.schema import TILES
+from pipeline.rerank.tiles import Tile, pairs_in, split_tile
 from pipeline.stages.chain import Chain
 from pipeline.stages.work import Lost
 from pipeline.stages.write_scores import write_scores

@@ -21,11 +21,11 @@ from pipeline.fetch import Fetcher
 from pipeline.heap import keep_freed_memory
 from pipeline.manifest.work import from_work_table
 from pipeline.policy import FetchPolicy
-from pipeline.rerank_config import RerankInputs
-from pipeline.rerank_pair import RerankHalf
-from pipeline.rerank_prepare import RerankPreparer
-from pipeline.rerank_schema import PAIR_FIELDS
-from pipeline.rerank_window import pack_pairs
+from pipeline.rerank.config import RerankInputs
+from pipeline.rerank.pair import RerankHalf
+from pipeline.rerank.prepare import RerankPreparer
+from pipeline.rerank.schema import PAIR_FIELDS
+from pipeline.rerank.window import pack_pairs
 from pipeline.stages.prepare import METER_TIMEOUT_S
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, WorkItem
@@ -62,7 +62,7 @@ class PreparePairsStage:
         self._preparer = RerankPreparer(PromptTokenizer(checkpoint.folder, "reranker"), settings.inputs)
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
-        """Windows of the pairs of `block`'s tiles (`rerank_schema.TILES`), nothing once the run is draining."""
+        """Windows of the pairs of `block`'s tiles (`rerank.schema.TILES`), nothing once the run is draining."""
         if self._draining():
             return
         settings = self._settings

@@ -21,8 +21,8 @@ from pipeline.errors import ManifestError
 from pipeline.index.claim import Claim
 from pipeline.index.commits import CommitKind, FileEntry, Table
 from pipeline.index.parquet import write_file
-from pipeline.rerank_ledger import Ledger, open_ledger
-from pipeline.rerank_schema import SCORES
+from pipeline.rerank.ledger import Ledger, open_ledger
+from pipeline.rerank.schema import SCORES
 from pipeline.trec import run_lines
 
 __all__ = ["ScoreTable", "publish_scores", "trec_path"]

@@ -11,9 +11,9 @@ import pyarrow as pa
 from pipeline.checkpoint import resolve_same
 from pipeline.config import ModelConfig
 from pipeline.models.encoder import Encoded
-from pipeline.rerank_outcomes import pair_outcomes
-from pipeline.rerank_pair import PreparedPair
-from pipeline.rerank_window import PairWindow, unpack_pairs
+from pipeline.rerank.outcomes import pair_outcomes
+from pipeline.rerank.pair import PreparedPair
+from pipeline.rerank.window import PairWindow, unpack_pairs
 from pipeline.stages.encode import BusyClock
 from pipeline.stages.worker_log import send_log_to
 
@@ -46,7 +46,7 @@ class ScoreStage:
         self._reranker = load_reranker(checkpoint, settings.model, device=settings.device)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Outcome rows (`rerank_schema.SCORES` and `outcomes.COST_FIELDS`) of the window in `table`.
+        """Outcome rows (`rerank.schema.SCORES` and `outcomes.COST_FIELDS`) of the window in `table`.
 
         Two threads may call: while the device computes one window, the other is read, packed and queued behind it.
         """

@@ -10,7 +10,7 @@ import pyarrow as pa
 from pipeline.index.commits import Table
 from pipeline.index.digest import ids_digest
 from pipeline.index.parquet import write_file
-from pipeline.rerank_schema import SCORES
+from pipeline.rerank.schema import SCORES
 from pipeline.stages.write import RECEIPT, receipt_facts
 from pipeline.storage import Store
 

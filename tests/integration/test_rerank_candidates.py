@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.index.log import Log
 from pipeline.index.verify import verify
-from pipeline.rerank_pair import PreparedPair
+from pipeline.rerank.pair import PreparedPair
 from pipeline.storage import Store, open_store
 from pipeline.trec import read_run
 from tests.fixtures.jobs import last_summary, run_job, start_job, write_config

@@ -11,8 +11,8 @@ import torch
 from benchmarks import rerank
 from benchmarks.encode_shapes import B2, TINY, flops_of
 from benchmarks.rerank_items import DOCUMENT_PROMPT_TOKENS, QUERY_PROMPT_TOKENS, cells, costs_of
-from pipeline.rerank_pair import join
-from pipeline.rerank_template import DEFAULT_RERANK_INSTRUCTION, compose_document, compose_query
+from pipeline.rerank.pair import join
+from pipeline.rerank.template import DEFAULT_RERANK_INSTRUCTION, compose_document, compose_query
 from tests.fixtures.tokenizer import rerank_tokenizer
 
 

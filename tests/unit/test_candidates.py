@@ -17,7 +17,7 @@ from pipeline.candidates.candidates import Candidates, open_candidates
 from pipeline.candidates.listing import CandidateFormat
 from pipeline.candidates.pairs import CANDIDATES, RawPair, batched, ranked
 from pipeline.errors import ManifestError
-from pipeline.rerank_config import CandidatesConfig
+from pipeline.rerank.config import CandidatesConfig
 from pipeline.storage import open_store
 from tests.fixtures.manifests import opened, rows_of, write_jsonl, write_parquet, write_text
 from tests.fixtures.s3_server import S3Server

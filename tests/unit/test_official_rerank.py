@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.official import OfficialItem
-from pipeline.official_rerank import parse_request
+from pipeline.rerank.official import parse_request
 from pipeline.types import MediaKind
 
 DOCUMENTS = [{"text": "a"}, {"image": "/a.png", "fps": 3}, {}]

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.index.commits import FileEntry
-from pipeline.rerank_ledger import PairCounts
-from pipeline.rerank_plan import RerankPlan
-from pipeline.rerank_schema import SCORES, TILES
-from pipeline.rerank_tiles import Tile, pairs_in
+from pipeline.rerank.ledger import PairCounts
+from pipeline.rerank.plan import RerankPlan
+from pipeline.rerank.schema import SCORES, TILES
+from pipeline.rerank.tiles import Tile, pairs_in
 from pipeline.stages.pair_work import PairWork
 from pipeline.stages.write_scores import WriteScoresSettings
 from pipeline.storage import Store, open_store

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RejectCode, RejectError
 from pipeline.manifest.work import to_work_table
-from pipeline.rerank_config import RerankInputs
-from pipeline.rerank_pair import PreparedPair, RerankHalf, join
-from pipeline.rerank_prepare import RerankPreparer
-from pipeline.rerank_schema import TILES
-from pipeline.rerank_window import PairWindow, unpack_pairs
+from pipeline.rerank.config import RerankInputs
+from pipeline.rerank.pair import PreparedPair, RerankHalf, join
+from pipeline.rerank.prepare import RerankPreparer
+from pipeline.rerank.schema import TILES
+from pipeline.rerank.window import PairWindow, unpack_pairs
 from pipeline.stages.prepare_pairs import pair_windows
 from pipeline.types import LoadedItem, LoadedMedia, MediaKind, WorkItem
 from tests.fixtures.golden_cases import png

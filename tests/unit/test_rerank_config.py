@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import load_config, redacted
 from pipeline.errors import ConfigError
-from pipeline.rerank_config import RerankConfig
+from pipeline.rerank.config import RerankConfig
 
 GOOD = "queries: {path: q}\ndocuments: {path: d}\ncandidates: {path: c}\noutput: {path: out}\nmodel: {path: model}\n"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import IncompleteError
 from pipeline.index.commits import FileEntry
-from pipeline.rerank_ledger import Ledger, PairCounts, open_ledger
+from pipeline.rerank.ledger import Ledger, PairCounts, open_ledger
 from pipeline.storage import Store, open_store
 from tests.fixtures.score_cases import outcome, reject, wanted, write_outcomes, write_pairs
 

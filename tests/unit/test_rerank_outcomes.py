@@ -10,9 +10,9 @@ import pytest
 from pipeline.errors import RejectCode
 from pipeline.models.encoder import Encoded
 from pipeline.outcomes import COST_FIELDS
-from pipeline.rerank_outcomes import crashed_pairs, pair_outcomes
-from pipeline.rerank_schema import PAIR_FIELDS, SCORES
-from pipeline.rerank_window import PairWindow, pack_pairs, unpack_pairs
+from pipeline.rerank.outcomes import crashed_pairs, pair_outcomes
+from pipeline.rerank.schema import PAIR_FIELDS, SCORES
+from pipeline.rerank.window import PairWindow, pack_pairs, unpack_pairs
 from tests.fixtures.prepared import clip_item, image_item, mixed_item, text_item
 from tests.fixtures.score_cases import wanted
 

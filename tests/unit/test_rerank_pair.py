@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import RejectCode, RejectError
 from pipeline.positions import mrope_positions
-from pipeline.rerank_config import RerankInputs
-from pipeline.rerank_pair import fit, join
-from pipeline.rerank_prepare import RerankPreparer
+from pipeline.rerank.config import RerankInputs
+from pipeline.rerank.pair import fit, join
+from pipeline.rerank.prepare import RerankPreparer
 from pipeline.template import CONTROL_IDS
 from pipeline.types import LoadedItem, LoadedMedia, MediaKind
 from tests.fixtures.golden_cases import png

@@ -17,10 +17,10 @@ from pipeline.errors import ManifestError
 from pipeline.identity import Identifier
 from pipeline.manifest.rows import ManifestRow
 from pipeline.policy import FetchPolicy
-from pipeline.rerank_config import CandidatesConfig
-from pipeline.rerank_ledger import PAIRS
-from pipeline.rerank_plan import RerankPlan, Side, make_rerank_plan
-from pipeline.rerank_tiles import Tile, pairs_in
+from pipeline.rerank.config import CandidatesConfig
+from pipeline.rerank.ledger import PAIRS
+from pipeline.rerank.plan import RerankPlan, Side, make_rerank_plan
+from pipeline.rerank.tiles import Tile, pairs_in
 from pipeline.storage import Store, open_store
 from tests.fixtures.manifests import opened, write_jsonl
 from tests.fixtures.score_cases import outcome, write_outcomes

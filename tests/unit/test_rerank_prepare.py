@@ -12,9 +12,9 @@ import pytest
 
 from pipeline.errors import RejectCode, RejectError
 from pipeline.positions import mrope_positions
-from pipeline.rerank_config import RerankInputs
-from pipeline.rerank_pair import join
-from pipeline.rerank_prepare import RerankPreparer
+from pipeline.rerank.config import RerankInputs
+from pipeline.rerank.pair import join
+from pipeline.rerank.prepare import RerankPreparer
 from pipeline.types import LoadedItem, LoadedMedia, MediaKind, Modality
 from tests.fixtures.golden_cases import (
     RERANK_NAMES,
@@ -109,5 +109,5 @@ def test_a_video_file_is_shrunk_to_the_room_of_its_side() -> None:
 
 
 def test_preparation_imports_no_torch() -> None:
-    program = "import sys, pipeline.rerank_prepare; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
+    program = "import sys, pipeline.rerank.prepare; sys.exit('torch' in sys.modules or 'ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pipeline.rerank_template import (
+from pipeline.rerank.template import (
     DEFAULT_RERANK_INSTRUCTION,
     compose_document,
     compose_query,

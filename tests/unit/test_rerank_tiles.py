@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.rerank_tiles import Tile, pairs_in, split_tile
+from pipeline.rerank.tiles import Tile, pairs_in, split_tile
 
 
 @st.composite

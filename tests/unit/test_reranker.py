@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.models.reranker import Qwen3VLReranker
-from pipeline.rerank_config import RerankInputs
-from pipeline.rerank_pair import PreparedPair
-from pipeline.rerank_prepare import RerankPreparer
+from pipeline.rerank.config import RerankInputs
+from pipeline.rerank.pair import PreparedPair
+from pipeline.rerank.prepare import RerankPreparer
 from pipeline.types import LoadedItem, LoadedMedia, MediaKind
 from tests.fixtures.golden_cases import RERANK_NAMES, golden_rerank, png
 from tests.fixtures.rerank import golden_pair, tiny_reranker

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 import pipeline
 from pipeline import reranker as library
 from pipeline.errors import ConfigError, RejectCode
-from pipeline.rerank_config import RerankInputs
+from pipeline.rerank.config import RerankInputs
 from pipeline.reranker import Reranker, ScoreError
 from tests.fixtures.golden_cases import formula_image, golden_rerank, png, rerank_items
 from tests.fixtures.tiny_model import tiny_model

@@ -18,7 +18,7 @@ from pipeline.index.files import invisible_files, live_files
 from pipeline.index.log import Log, commit_path
 from pipeline.index.parquet import sha256_of
 from pipeline.index.verify import verify
-from pipeline.rerank_schema import SCORES
+from pipeline.rerank.schema import SCORES
 from pipeline.storage import Store, open_store
 from tests.fixtures.index_cases import Row, finish_run
 from tests.fixtures.score_cases import outcome, publish, reject, wanted

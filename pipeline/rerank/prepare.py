@@ -13,9 +13,9 @@ from pipeline.cuttable import CuttableIds
 from pipeline.drafting import Drafter, assemble
 from pipeline.errors import RejectCode, RejectError
 from pipeline.prepare import content_hash
-from pipeline.rerank_config import RerankInputs
-from pipeline.rerank_pair import PreparedPair, RerankHalf, pair_halves
-from pipeline.rerank_template import compose_document, compose_query, resolve_rerank_instruction
+from pipeline.rerank.config import RerankInputs
+from pipeline.rerank.pair import PreparedPair, RerankHalf, pair_halves
+from pipeline.rerank.template import compose_document, compose_query, resolve_rerank_instruction
 from pipeline.template import Prompt, VisualSlot, in_prompt_order, user_text
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, MediaKind

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.errors import IncompleteError, RejectCode
 from pipeline.index.commits import FileEntry
 from pipeline.index.parquet import open_parquet
-from pipeline.rerank_schema import PAIR_FIELDS, SCORES
+from pipeline.rerank.schema import PAIR_FIELDS, SCORES
 from pipeline.spill import BATCH_ROWS, batches_of, fill_table, spilling_database
 from pipeline.storage import Store
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.rerank_schema import PAIR_FIELDS, SCORE_FACTS
+from pipeline.rerank.schema import PAIR_FIELDS, SCORE_FACTS
 from pipeline.types import Prepared
 from pipeline.window import WINDOW_COLUMNS, pack_window, unpack_window
 

@@ -14,9 +14,9 @@ from pipeline.fingerprint import compute_fingerprint
 from pipeline.index.commits import Table
 from pipeline.manifest.manifest import Manifest, open_manifest
 from pipeline.policy import FetchPolicy
-from pipeline.rerank_config import RerankConfig
-from pipeline.rerank_plan import Side
-from pipeline.rerank_template import RERANK_TEMPLATE_VERSION, resolve_rerank_instruction
+from pipeline.rerank.config import RerankConfig
+from pipeline.rerank.plan import Side
+from pipeline.rerank.template import RERANK_TEMPLATE_VERSION, resolve_rerank_instruction
 from pipeline.run import check_lasting, check_reachable, settled_model
 from pipeline.storage import Store, open_store
 from pipeline.tokenizer import PromptTokenizer

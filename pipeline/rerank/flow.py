@@ -16,9 +16,9 @@ from pipeline.index.commits import FileEntry
 from pipeline.index.log import Log
 from pipeline.progress import Progress, Status
 from pipeline.provenance import score_metadata
-from pipeline.rerank_config import RerankConfig
-from pipeline.rerank_plan import RerankPlan, make_rerank_plan
-from pipeline.rerank_run import RerankRun, open_rerank_run
+from pipeline.rerank.config import RerankConfig
+from pipeline.rerank.plan import RerankPlan, make_rerank_plan
+from pipeline.rerank.run import RerankRun, open_rerank_run
 from pipeline.run import check_same_kind, new_run_id
 from pipeline.stages.chain import Chain, Step
 from pipeline.stages.committer import Committer

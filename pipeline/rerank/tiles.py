@@ -1,6 +1,6 @@
 """Tiles: pairs whose queries and documents are prepared together, and cut smaller when they were lost.
 
-In: rows of `rerank_schema.TILES` as Python values. Out: the same. Nothing is refused.
+In: rows of `rerank.schema.TILES` as Python values. Out: the same. Nothing is refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["Tile", "pairs_in", "split_tile"]
 
 Tile = dict[str, list[dict[str, Any]]]
-"""A row of `rerank_schema.TILES`."""
+"""A row of `rerank.schema.TILES`."""
 
 
 def pairs_in(tile: Tile) -> list[tuple[str, str]]:

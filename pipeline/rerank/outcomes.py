@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from pipeline.errors import RejectCode, scrub
 from pipeline.models.encoder import Encoded
 from pipeline.outcomes import COST_FIELDS
-from pipeline.rerank_schema import SCORES
-from pipeline.rerank_tiles import Tile
-from pipeline.rerank_window import PairWindow
+from pipeline.rerank.schema import SCORES
+from pipeline.rerank.tiles import Tile
+from pipeline.rerank.window import PairWindow
 
 __all__ = ["REJECTED", "SCORED", "crashed_pairs", "pair_outcomes"]
 

@@ -1,7 +1,7 @@
 """The plan of a rerank run: which pairs the lists want, and which of them need scoring.
 
 In: candidate lists, the manifests of queries and documents, the files of the score table. Out: under
-`<output>/_work/<run_id>/` the pairs (`rerank_ledger.PAIRS`) and the work list (`rerank_schema.TILES`), and a
+`<output>/_work/<run_id>/` the pairs (`rerank.ledger.PAIRS`) and the work list (`rerank.schema.TILES`), and a
 `RerankPlan` that names them. Refused with ManifestError, before anything is written: what `candidates` and `manifest`
 refuse, and ids that a manifest has twice.
 
@@ -35,8 +35,8 @@ from pipeline.manifest.rows import ManifestRow
 from pipeline.manifest.work import to_work_table
 from pipeline.plan import work_folder
 from pipeline.policy import FetchPolicy
-from pipeline.rerank_ledger import PAIRS, Ledger, PairCounts, open_ledger
-from pipeline.rerank_schema import TILES
+from pipeline.rerank.ledger import PAIRS, Ledger, PairCounts, open_ledger
+from pipeline.rerank.schema import TILES
 from pipeline.schema import work_schema
 from pipeline.spill import batches_of, fill_table, rows_of
 from pipeline.storage import Store
