@@ -21,6 +21,7 @@ from typing import NamedTuple
 __all__ = [
     "DETAIL_MAX_CHARS",
     "NON_FINITE_DETAIL",
+    "NON_FINITE_SCORE",
     "ConfigError",
     "DuplicateIdsError",
     "ExitCode",
@@ -42,7 +43,8 @@ DETAIL_MAX_CHARS = 300
 
 
 NON_FINITE_DETAIL = "the encoder's output has NaN, infinity or zero norm"
-"""What a `NON_FINITE` reject says, wherever it is found."""
+NON_FINITE_SCORE = "the reranker's output is NaN or infinite"
+"""What a `NON_FINITE` reject says, of a vector and of a score, wherever it is found."""
 
 
 class ExitCode(IntEnum):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.checkpoint import Checkpoint, resolve_checkpoint
 from pipeline.config import FetchConfig, ModelConfig
-from pipeline.errors import LakevecError, RejectError
+from pipeline.errors import NON_FINITE_SCORE, LakevecError, RejectError
 from pipeline.front_door import (
     SLAB_ITEMS,
     FrontDoor,
@@ -46,8 +46,6 @@ __all__ = ["Reranker", "ScoreError"]
 HELD_BYTES = 256 << 20
 """Pairs are scored once they hold so much: less than a slab of large images, and thousands of texts, which then share
 one computation of the query."""
-
-NOT_FINITE = "the reranker's output is NaN or infinite"
 
 _Failures = dict[int, Reject]
 _OF_QUERY = -1
@@ -182,7 +180,7 @@ class Reranker(FrontDoor[RerankHalf, "Qwen3VLReranker"]):
         too_large = dict(encoded.too_large)
         for row in np.flatnonzero(~np.isfinite(logits[indices])).tolist():
             index = int(indices[row])
-            failures[index] = encoding_failure(str(index), too_large.get(row), NOT_FINITE)
+            failures[index] = encoding_failure(str(index), too_large.get(row), NON_FINITE_SCORE)
 
 
 def _bytes(pair: PreparedPair) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import RejectCode, scrub
+from pipeline.errors import NON_FINITE_SCORE, RejectCode, scrub
 from pipeline.models.encoder import Encoded
 from pipeline.outcomes import COST_FIELDS
 from pipeline.rerank.schema import SCORES
@@ -16,8 +16,6 @@ from pipeline.rerank.window import PairWindow
 __all__ = ["REJECTED", "SCORED", "crashed_pairs", "pair_outcomes"]
 
 SCORED, REJECTED = "scored", "rejected"
-
-_NON_FINITE_DETAIL = "the reranker's output is NaN or infinite"
 
 
 def pair_outcomes(window: PairWindow, encoded: Encoded, *, encode_s: float) -> pa.Table:
@@ -32,7 +30,7 @@ def pair_outcomes(window: PairWindow, encoded: Encoded, *, encode_s: float) -> p
     too_large = dict(encoded.too_large)
     for index in np.flatnonzero(~np.isfinite(logits[window.rows])).tolist():
         row = int(window.rows[index])
-        codes[row], details[row] = str(RejectCode.NON_FINITE), _NON_FINITE_DETAIL
+        codes[row], details[row] = str(RejectCode.NON_FINITE), NON_FINITE_SCORE
         if index in too_large:
             codes[row], details[row] = str(RejectCode.GPU_OOM), scrub(too_large[index])
     table = _outcomes(window.facts, logits, codes, details)
