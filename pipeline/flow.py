@@ -164,8 +164,8 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
 
         def merging(merged: int, files: int) -> None:
             show(done, f"merge {merged}/{files}")
-            if plan.counts.to_do:
-                # A run that has only this left goes on to the end: it would run out of the same time every night.
+            # A run that has only this left outlives its time budget: it would run out of the same time every night.
+            if plan.counts.to_do or stop.signalled:
                 stop.check()
 
         publication = Publication(
@@ -180,7 +180,7 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
             metadata=metadata,
             target_bytes=int(config.output.target_file_mb * MIB),
         )
-        with timed(summary, "commit"):
+        with timed(summary, "commit"), stop.patiently():
             publish(publication, claim, merging)
     return True
 

@@ -84,8 +84,6 @@ def retrieve_candidates(config: RetrieveConfig, job: str) -> ExitCode:
             exit_code = ExitCode.COMPLETE
         except IncompleteError:
             exit_code, report.message = stop.exit_code, f"{stop.reason}: these lists are not whole, run again for such"
-            if exit_code == ExitCode.INTERRUPTED:
-                raise KeyboardInterrupt from None
             raise IncompleteError(report.message) from None
         except LakevecError as error:
             exit_code, report.message = error.exit_code, str(error)
@@ -137,12 +135,12 @@ def _retrieve(report: _Report, stop: StopRequest, listen_again: Callable[[], Non
     ):
         listen_again()
         check_shared_paths(store, _local(retrieval.corpus.store), cluster.node_ids, report.run_id)
-        stop.patient = True
-        for ids, found in _answers(retrieval, queries, cluster, config.resources.cpus_per_scan, stop):
-            files.write(candidates_of(found, ids))
-            report.counts |= {"queries": report.counts["queries"] + len(ids), "candidates": files.n_rows}
-            _log.info("run %s: %d of %d queries answered", report.run_id, report.counts["queries"], queries.n_rows)
-        files.finish()
+        with stop.patiently():
+            for ids, found in _answers(retrieval, queries, cluster, config.resources.cpus_per_scan, stop):
+                files.write(candidates_of(found, ids))
+                report.counts |= {"queries": report.counts["queries"] + len(ids), "candidates": files.n_rows}
+                _log.info("run %s: %d of %d queries answered", report.run_id, report.counts["queries"], queries.n_rows)
+            files.finish()
 
 
 def _answers(

@@ -40,7 +40,7 @@ def spilling_database() -> Iterator[duckdb.DuckDBPyConnection]:
 
 def fill_table(db: duckdb.DuckDBPyConnection, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
     """Make `table` (a name of ours) of `batches`, in place of any of that name."""
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
     db.register("incoming", pa.RecordBatchReader.from_batches(schema, _noting(failures, batches)))
     try:
         db.execute(f"CREATE OR REPLACE TABLE {table} AS SELECT * FROM incoming")  # noqa: S608 - two names of ours
@@ -65,9 +65,9 @@ def batches_of(db: duckdb.DuckDBPyConnection, query: str) -> Iterator[pa.RecordB
     yield from found
 
 
-def _noting(failures: list[Exception], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _noting(failures: list[BaseException], batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     try:
         yield from batches
-    except Exception as error:
-        failures.append(error)
+    except BaseException as error:
+        failures.append(error)  # an interruption too: DuckDB would make an error of it
         raise

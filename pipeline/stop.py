@@ -51,8 +51,30 @@ class StopRequest:
             return "run.max_runtime_s is used up"
         return None
 
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal asked, and not the time budget."""
+        return self._event.is_set()
+
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Be `patient` inside: for blocks that look at `reason`, or `check`, themselves.
+
+        Where Ray waits for tasks that is the only way: what a signal handler raises there ends as a SystemError.
+        """
+        self.patient = True
+        try:
+            yield
+        finally:
+            self.patient = False
+
     def check(self) -> None:
-        """Raise IncompleteError if the run should end now: for work that nobody can cut short by half."""
+        """End the run now if it should: for work that nobody can cut short by half.
+
+        Raises KeyboardInterrupt after Ctrl-C, IncompleteError for any other reason.
+        """
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
         if self.reason:
             raise IncompleteError(f"{self.reason}; what is committed stays, run again to continue")
 

@@ -54,12 +54,8 @@ class Passes:
 
         Raises OwnershipError if another run has taken over, LakevecError if a stage failed for good.
         """
-        self.stop.patient = True
-        try:
-            with listen_for_losses() as losses:
-                return self._run(losses)
-        finally:
-            self.stop.patient = False
+        with self.stop.patiently(), listen_for_losses() as losses:
+            return self._run(losses)
 
     def _run(self, losses: Losses) -> bool:
         paths = self.work.paths

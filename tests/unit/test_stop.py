@@ -57,3 +57,22 @@ def test_the_time_budget() -> None:
     now[0] = 10.0
     assert stop.reason == "run.max_runtime_s is used up"
     assert stop.exit_code is ExitCode.INCOMPLETE
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, IncompleteError)])
+def test_what_is_patient_ends_where_it_looks(number: signal.Signals, error: type[BaseException]) -> None:
+    stop = StopRequest()
+    with listen_for_stop(stop), stop.patiently():
+        stop.check()
+        os.kill(os.getpid(), number)
+        assert stop.signalled
+        with pytest.raises(error):
+            stop.check()
+    assert not stop.patient
+
+
+def test_a_time_budget_is_no_signal() -> None:
+    stop = StopRequest(deadline=0.0)
+    assert not stop.signalled
+    with pytest.raises(IncompleteError, match="max_runtime_s is used up"):
+        stop.check()
