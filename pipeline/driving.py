@@ -13,11 +13,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pipeline.errors import ExitCode, LakevecError, scrub
+from pipeline.progress import Status
+from pipeline.stages.committer import Committer
+from pipeline.stages.meter import Reading
 from pipeline.stop import StopRequest, listen_for_stop
 from pipeline.storage import Store, open_store
 from pipeline.summary import Summary, summary_path, write_summary
 
-__all__ = ["Body", "drive", "judge", "sweep", "timed"]
+__all__ = ["Body", "drive", "judge", "status_of", "sweep", "timed"]
 
 SUMMARY_DEADLINE_S = 5.0
 """A run that failed because its output is out of reach should not wait for it a second time."""
@@ -52,6 +55,21 @@ def drive(summary: Summary, body: Body) -> ExitCode:
             raise
     _leave(summary, exit_code)
     return exit_code
+
+
+def status_of(summary: Summary, committer: Committer, to_do: int, reading: Reading, phase: str) -> Status:
+    """What the live view shows: of `to_do` items, what the stages have done by `reading` and what is committed."""
+    tally = summary.tally
+    return Status(
+        total=to_do,
+        prepared=reading.prepared,
+        encoded=reading.encoded,
+        written=tally.items,
+        committed=committer.committed_items,
+        rejects=tally.rejects.total(),
+        tokens=tally.tokens,
+        phase=phase,
+    )
 
 
 def judge(summary: Summary, rejects: int) -> ExitCode:

@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import MIB, Config
-from pipeline.driving import drive, judge, sweep, timed
+from pipeline.driving import drive, judge, status_of, sweep, timed
 from pipeline.errors import ExitCode
 from pipeline.index.carried import has_other_columns
 from pipeline.index.claim import Claim
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.log import Log
 from pipeline.plan import Plan, make_plan
-from pipeline.progress import Progress, Status
+from pipeline.progress import Progress
 from pipeline.provenance import table_metadata
 from pipeline.run import Run, check_same_kind, continue_index, new_run_id, open_run
 from pipeline.stages.chain import Chain, Step, part_items
@@ -139,19 +139,7 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
     with Progress() as progress:
 
         def show(reading: Reading, phase: str = "encode") -> None:
-            tally = summary.tally
-            progress.update(
-                Status(
-                    total=plan.counts.to_do,
-                    prepared=reading.prepared,
-                    encoded=reading.encoded,
-                    written=tally.items,
-                    committed=committer.committed_items,
-                    rejects=tally.rejects.total(),
-                    tokens=tally.tokens,
-                    phase=phase,
-                )
-            )
+            progress.update(status_of(summary, committer, plan.counts.to_do, reading, phase))
 
         work = EmbedWork(chain, plan, run.store)
         passes = Passes(work, claim, committer, stop, config.run.block_items, show)

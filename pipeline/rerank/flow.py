@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.config import MIB
-from pipeline.driving import drive, judge, sweep, timed
+from pipeline.driving import drive, judge, status_of, sweep, timed
 from pipeline.errors import ExitCode
 from pipeline.index.claim import Claim
 from pipeline.index.commits import FileEntry
 from pipeline.index.log import Log
-from pipeline.progress import Progress, Status
+from pipeline.progress import Progress
 from pipeline.provenance import score_metadata
 from pipeline.rerank.config import RerankConfig
 from pipeline.rerank.plan import RerankPlan, make_rerank_plan
@@ -143,19 +143,7 @@ def _score(
         with Progress() as progress:
 
             def show(reading: Reading) -> None:
-                tally = summary.tally
-                progress.update(
-                    Status(
-                        total=plan.counts.to_do,
-                        prepared=reading.prepared,
-                        encoded=reading.encoded,
-                        written=tally.items,
-                        committed=committer.committed_items,
-                        rejects=tally.rejects.total(),
-                        tokens=tally.tokens,
-                        phase="score",
-                    )
-                )
+                progress.update(status_of(summary, committer, plan.counts.to_do, reading, "score"))
 
             work = PairWork(_chain(run, pools), plan, run.store)
             passes = Passes(work, claim, committer, stop, run.config.run.block_items, show)

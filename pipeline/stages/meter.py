@@ -10,13 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from pipeline.stages.worker_log import Message
 
-__all__ = ["Meter", "Reading", "start_meter"]
+__all__ = ["Meter", "Reading", "is_draining", "start_meter"]
 
 MAX_MESSAGES = 100
 """More distinct messages than that are noise, and every reading carries them all."""
+
+
+METER_TIMEOUT_S = 5.0
+"""The meter answers in about a millisecond; a preparer that waits longer is better off working."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +74,11 @@ class Meter:
 def start_meter() -> Any:  # noqa: ANN401 - Ray's actor handles have no static type
     """A new meter, as an actor handle. It takes no CPU and restarts (at zero) if its node dies."""
     return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)(Meter).remote()
+
+
+def is_draining(meter: Any) -> bool:  # noqa: ANN401 - an actor handle
+    """Whether the run of `meter` takes no further block; not if the meter does not answer."""
+    try:
+        return bool(ray.get(meter.is_draining.remote(), timeout=METER_TIMEOUT_S))
+    except RayError:
+        return False

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import ray
-from ray.exceptions import RayError
 
 from pipeline.checkpoint import resolve_same
 from pipeline.config import InputsConfig, ModelConfig
@@ -23,14 +21,12 @@ from pipeline.manifest.work import from_work_table
 from pipeline.policy import FetchPolicy
 from pipeline.prepare import Preparer
 from pipeline.schema import CARRY_PREFIX
+from pipeline.stages.meter import is_draining
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, Reject, WorkItem
 from pipeline.window import pack_window, window_bytes
 
 __all__ = ["PrepareSettings", "PrepareStage", "windows"]
-
-METER_TIMEOUT_S = 5.0
-"""The meter answers in about a millisecond; a preparer that waits longer is better off working."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +54,13 @@ class PrepareStage:
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Windows of `block`'s items (`schema.work_schema`), nothing once the run is draining."""
-        if self._draining():
+        if is_draining(self._meter):
             return
         settings = self._settings
         loaded = self._fetcher.load_many(from_work_table(block))
         for window in windows(block, loaded, self._preparer.prepare, settings.window_bytes, settings.window_tokens):
             self._meter.prepared.remote(len(window.column("items")[0]))
             yield window
-
-    def _draining(self) -> bool:
-        try:
-            return bool(ray.get(self._meter.is_draining.remote(), timeout=METER_TIMEOUT_S))
-        except RayError:
-            return False
 
 
 def windows(

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import ray
-from ray.exceptions import RayError
 
 from pipeline.checkpoint import resolve_same
 from pipeline.config import ModelConfig
@@ -26,7 +24,7 @@ from pipeline.rerank.pair import RerankHalf
 from pipeline.rerank.prepare import RerankPreparer
 from pipeline.rerank.schema import PAIR_FIELDS
 from pipeline.rerank.window import pack_pairs
-from pipeline.stages.prepare import METER_TIMEOUT_S
+from pipeline.stages.meter import is_draining
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, WorkItem
 from pipeline.window import window_bytes
@@ -63,7 +61,7 @@ class PreparePairsStage:
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Windows of the pairs of `block`'s tiles (`rerank.schema.TILES`), nothing once the run is draining."""
-        if self._draining():
+        if is_draining(self._meter):
             return
         settings = self._settings
         for tile in range(block.num_rows):
@@ -71,12 +69,6 @@ class PreparePairsStage:
             for window in pair_windows(block.slice(tile, 1), self._fetcher.load_many, self._preparer, *bounds):
                 self._meter.prepared.remote(len(window.column("pairs")[0]))
                 yield window
-
-    def _draining(self) -> bool:
-        try:
-            return bool(ray.get(self._meter.is_draining.remote(), timeout=METER_TIMEOUT_S))
-        except RayError:
-            return False
 
 
 def pair_windows(
