@@ -87,9 +87,9 @@ class RerankRunConfig(RunConfig):
     @model_validator(mode="after")
     def _only_what_means_something(self) -> Self:
         if "max_items" in self.model_fields_set and self.max_items is not None:
-            raise ValueError("max_items cuts no candidate lists; candidates.top_k does")
+            raise ValueError("run.max_items cuts no candidate lists; candidates.top_k does")
         if "max_delete_fraction" in self.model_fields_set:
-            raise ValueError("max_delete_fraction guards no score table: it follows the lists, and scores are cheap")
+            raise ValueError("run.max_delete_fraction guards no score table: it follows the lists, and scores are cheap")
         return self
 
 
