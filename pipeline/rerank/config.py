@@ -86,10 +86,10 @@ class RerankRunConfig(RunConfig):
 
     @model_validator(mode="after")
     def _only_what_means_something(self) -> Self:
-        if "max_items" in self.model_fields_set and self.max_items is not None:
+        if self.max_items is not None:
             raise ValueError("run.max_items cuts no candidate lists; candidates.top_k does")
-        if "max_delete_fraction" in self.model_fields_set:
-            raise ValueError("run.max_delete_fraction guards no score table: it follows the lists, and scores are cheap")
+        if self.max_delete_fraction != RunConfig.model_fields["max_delete_fraction"].default:
+            raise ValueError("run.max_delete_fraction guards no score table, which follows the lists; leave it out")
         return self
 
 

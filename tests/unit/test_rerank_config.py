@@ -46,7 +46,6 @@ def test_the_example_is_a_config() -> None:
         (["candidates.topk=3"], ["candidates.topk", "top_k"]),
         (["queries.pth=3"], ["queries.pth", "did you mean path"]),
         (["inputs.side_token=3"], ["inputs.side_token", "side_tokens"]),
-        (["run.max_items=3"], ["run", "candidates.top_k"]),
         (["run.max_delete_fraction=0.5"], ["max_delete_fraction", "follows the lists"]),
         (["candidates.columns={doc: x}"], ["'doc'", "doc_id"]),
         (["candidates.columns={doc_id: x, query_id: x}"], ["doc_id", "query_id", "'x'"]),
