@@ -45,7 +45,10 @@ class Record:
         return f"line {self.line} of {self.file}"
 
     def get(self, key: str, kinds: tuple[type, ...], what: str) -> Any:  # noqa: ANN401 - as given in `kinds`
-        """The value of `key`, which must be of `kinds`. Raises ManifestError saying that `what` was expected."""
+        """The value of `key`, which must be of `kinds`; lone surrogates in a string become question marks.
+
+        Raises ManifestError saying that `what` was expected.
+        """
         value = self.values.get(key, _MISSING)
         if value is _MISSING:
             raise ManifestError(
@@ -53,11 +56,14 @@ class Record:
             )
         if isinstance(value, bool) or not isinstance(value, kinds):
             raise ManifestError(f"{self.place}: expected {what} in {key!r}; found {shown(value)}")
-        return value
+        return _well_formed(value) if isinstance(value, str) else value
 
     def identity(self, key: str) -> str:
         """The id in `key`: a string, or an integer as one. Raises ManifestError."""
-        return str(self.get(key, (str, int), "an id (string or integer)"))
+        found = self.get(key, (str, int), "an id (string or integer)")
+        if found != self.values[key]:
+            raise ManifestError(f"{self.place}: the id in {key!r} is no Unicode text, half a surrogate pair is in it")
+        return str(found)
 
     def within(self, key: str, values: object) -> Record:
         """`values`, found under `key`, as a record of the same line. Raises ManifestError unless it is an object."""
@@ -76,3 +82,7 @@ def records_of(file: ManifestFile, options: Options) -> Iterator[Record]:
         if not isinstance(values, dict):
             raise ManifestError(f"line {number} of {file.uri} is no JSON object: {shown(values)}")
         yield Record(file.uri, number, values)
+
+
+def _well_formed(text: str) -> str:
+    return text.encode("utf-8", "replace").decode("utf-8")  # JSON escapes can hold what is no Unicode text

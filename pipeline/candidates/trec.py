@@ -1,7 +1,7 @@
 """TREC runs: `qid Q0 docid rank score tag`, parted by spaces or tabs.
 
 In: a file. Out: batches of `pairs.RAW`. Refused with ManifestError, naming file and line: too few fields, ranks and
-scores that are no numbers.
+scores that are no numbers, ids with white space. A tag may be of several words that do not begin with a number.
 """
 
 from __future__ import annotations
@@ -31,8 +31,19 @@ def _pair(file: ManifestFile, number: int, line: str) -> RawPair:
     fields = line.split()
     try:
         query_id, _, doc_id, rank, score = fields[: _FIELDS - 1]
+        # `doc 7 1 0.5 tag`: the end of an id, taken for the rank, has moved the score to where the tag begins.
+        if len(fields) > _FIELDS and _is_number(fields[_FIELDS - 1]):
+            raise ValueError
         return query_id, doc_id, int(rank), float(score)
     except ValueError:
         raise ManifestError(
             f"line {number} of {file.uri}: expected qid Q0 docid rank score tag; found {shown(line)}"
         ) from None
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -25,6 +25,8 @@ __all__ = ["PAIRS", "Ledger", "PairCounts", "open_ledger"]
 PAIRS = pa.schema([field for field in PAIR_FIELDS if field.name != "attempts"] + [pa.field("detail", pa.string())])
 """The wanted pairs; `detail` says which side is unknown where `fingerprint` is null."""
 
+_KEYS = pa.schema([field for field in PAIRS if field.name in ("query_id", "doc_id", "fingerprint")])
+
 _OUTCOMES = pa.schema([*SCORES, pa.field("file", pa.int32()), pa.field("is_part", pa.bool_())])
 
 # What was written last counts, but a score, once there, is one.
@@ -119,6 +121,10 @@ class Ledger:
         """Fill `pairs` from the file `path` of the store (`PAIRS`)."""
         fill_table(self.db, "pairs", PAIRS, self._batches(path))
 
+    def load_tiles(self, paths: Sequence[str]) -> None:
+        """Fill `pairs` with no more than what tells those of the work lists `paths` apart (`rerank.schema.TILES`)."""
+        fill_table(self.db, "pairs", _KEYS, self._keys(paths))
+
     def load_outcomes(self, live: Sequence[FileEntry], parts: Sequence[FileEntry]) -> None:
         """Fill `outcomes` from files of the score table, and `latest` with the one that counts of each pair."""
         fill_table(self.db, "outcomes", _OUTCOMES, self._outcomes(live, parts))
@@ -132,17 +138,16 @@ class Ledger:
         return PairCounts(*row)
 
     def missing(self) -> set[tuple[str, str]]:
-        """Pairs that have no outcome."""
+        """Pairs that have no outcome, in this process's memory: for what was lost, which is little."""
         return {(query_id, doc_id) for query_id, doc_id in self.db.execute(_MISSING).fetchall()}
 
     def rank(self) -> None:
         """Fill `ranked`, the next score table. Raises IncompleteError if a pair has no outcome yet."""
-        missing = sorted(self.missing())
-        if missing:
-            named = ", ".join(f"{query_id} × {doc_id}" for query_id, doc_id in missing[:5])
-            raise IncompleteError(
-                f"{len(missing)} pairs have no outcome yet, among them {named}; run again to continue"
-            )
+        missing = f"SELECT *, count(*) OVER () FROM ({_MISSING}) ORDER BY query_id, doc_id LIMIT 5"  # noqa: S608
+        found = self.db.execute(missing).fetchall()
+        if found:
+            named = ", ".join(f"{query_id} × {doc_id}" for query_id, doc_id, _ in found)
+            raise IncompleteError(f"{found[0][2]} pairs have no outcome yet, among them {named}; run again to continue")
         self.db.execute(_RANKED)
 
     def is_live(self) -> bool:
@@ -166,6 +171,13 @@ class Ledger:
     def _batches(self, path: str) -> Iterator[pa.RecordBatch]:
         with open_parquet(self.store, path) as parquet:
             yield from parquet.iter_batches(BATCH_ROWS)
+
+    def _keys(self, paths: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for path in paths:
+            with open_parquet(self.store, path) as parquet:
+                for batch in parquet.iter_batches(batch_size=1, columns=["pairs"]):
+                    pairs = pa.RecordBatch.from_struct_array(batch.column("pairs").flatten())
+                    yield pairs.select(_KEYS.names).cast(_KEYS)
 
     def _outcomes(self, live: Sequence[FileEntry], parts: Sequence[FileEntry]) -> Iterator[pa.RecordBatch]:
         for number, entry in enumerate([*live, *parts]):

@@ -2,17 +2,19 @@
 
 In: a path. Out: `QueryVectors`, read block by block as float32. Refused: a path that holds neither, columns that are
 not there (ConfigError); Parquet with null or repeated ids, null vectors, vectors of several lengths, or of bits that
-nothing names as such (ManifestError).
+nothing names as such, files that cannot be read or differ in their columns (ManifestError).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pyarrow.types as pt
 from numpy.typing import NDArray
 
@@ -20,6 +22,7 @@ from pipeline.config import VectorSpec
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.index.log import LOG_FOLDER
 from pipeline.index.parquet import open_parquet
+from pipeline.manifest.readers import reading
 from pipeline.retrieval.codes import column_names, floats, stored
 from pipeline.retrieval.vector_index import open_index
 from pipeline.storage import Store, open_store
@@ -64,7 +67,8 @@ class QueryVectors:
 
     def _batches(self, n_rows: int) -> Iterator[tuple[pa.Array, NDArray[np.float32]]]:
         for path in self.paths:
-            with open_parquet(self.store, path) as parquet:
+            with _parquet(self.store, path) as parquet:
+                self._check_columns(parquet.schema_arrow, path)
                 for batch in parquet.iter_batches(n_rows, columns=[self.id, *column_names(self.spec)]):
                     ids = batch.column(self.id)
                     if ids.null_count:
@@ -72,6 +76,15 @@ class QueryVectors:
                             f"{self.store.uri(path)}: column {self.id!r} holds a null; give every query an id"
                         )
                     yield ids, self._vectors(pa.Table.from_batches([batch]), path)
+
+    def _check_columns(self, schema: pa.Schema, path: str) -> None:
+        where = self.store.uri(path)
+        for name in (self.id, *column_names(self.spec)):
+            if name not in schema.names:
+                raise ManifestError(f"{where} has no column {name!r}, as the first file has; it has {schema.names}")
+        kind = schema.field(self.id).type
+        if kind != self.id_type:
+            raise ManifestError(f"{where}: column {self.id!r} is {kind}, that of the first file {self.id_type}")
 
     def _vectors(self, table: pa.Table, path: str) -> NDArray[np.float32]:
         column = table.column(self.spec.name)
@@ -102,7 +115,7 @@ def open_queries(
         paths = tuple(entry.path for entry in index.files)
         return QueryVectors(store, paths, "id", index.id_type, index.spec(vector), index.n_rows, index.facts, True)
     store, paths = _parquet_files(path, store, storage_options)
-    with open_parquet(store, paths[0]) as parquet:
+    with _parquet(store, paths[0]) as parquet:
         schema, first = parquet.schema_arrow, next(parquet.iter_batches(1), None)
     where = store.uri(paths[0])
     for name in (id_column, vector):
@@ -110,6 +123,13 @@ def open_queries(
             raise ConfigError(f"{where} has no column {name!r}; it has {', '.join(schema.names)}")
     spec = _spec(vector, schema, first, where)
     return QueryVectors(store, paths, id_column, schema.field(id_column).type, spec, _count(store, paths), {})
+
+
+@contextmanager
+def _parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+    """A file that anybody may have written. Raises ManifestError, naming it, where it cannot be read."""
+    with reading(store.uri(path)), open_parquet(store, path) as parquet:
+        yield parquet
 
 
 def _check_new(ids: pa.Array, seen: set[Any]) -> None:
@@ -158,6 +178,6 @@ def _spec(name: str, schema: pa.Schema, first: pa.RecordBatch | None, where: str
 def _count(store: Store, paths: Sequence[str]) -> int:
     total = 0
     for path in paths:
-        with open_parquet(store, path) as parquet:
+        with _parquet(store, path) as parquet:
             total += parquet.metadata.num_rows
     return total

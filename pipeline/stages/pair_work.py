@@ -43,11 +43,10 @@ class PairWork:
 
     def lost(self, paths: Sequence[str], committed: Sequence[FileEntry]) -> Lost | None:
         """See `Work`."""
-        listed = {pair for tile in self._tiles(paths) for pair in pairs_in(tile)}
         with open_ledger(self.store) as ledger:
-            ledger.load_pairs(self.plan.pairs_path)
+            ledger.load_tiles(paths)
             ledger.load_outcomes((), committed)
-            missing = ledger.missing() & listed
+            missing = ledger.missing()
         if not missing:
             return None
         tiles = [part for tile in self._tiles(paths) for part in split_tile(tile, missing, len(tile["pairs"]))]

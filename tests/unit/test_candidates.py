@@ -220,6 +220,7 @@ def test_a_run_beside_a_beir_folder(tmp_path: Path) -> None:
         ("c.parquet", {"query_id": pa.array([], pa.string()), "doc_id": pa.array([], pa.string())}, ["no pair"]),
         ("c.trec", "q Q0 d 1 0.5 t\nq Q0 e two 0.4 t\n", ["line 2", "c.trec", "two"]),
         ("c.trec", "q Q0 d 1 0.5 t\nq Q0 d\n", ["line 2", "expected qid Q0 docid rank score tag"]),
+        ("c.trec", "q Q0 d 1 0.5 t\nq Q0 doc 7 1 0.5 t\n", ["line 2", "'q Q0 doc 7 1 0.5 t'"]),
         ("c.txt", "hello world\n", ["is no candidate list", "hello world"]),
         ("c.trec", "", ["is no candidate list"]),
         ("c.trec", b"q Q0 \xff 1 0.5 t\n", ["c.trec"]),
@@ -233,6 +234,7 @@ def test_a_run_beside_a_beir_folder(tmp_path: Path) -> None:
             ["document '3' has no text", "'txt'"],
         ),
         ("c.jsonl", '{"prediction": ["a"]}\n{"prediction": ["a"], "rerank_scores": [1, 2]}\n', ["line 2", "as many"]),
+        ("c.jsonl", '{"prediction": ["a\\ud800"]}\n', ["line 1", "no Unicode text"]),
         ("c.jsonl", '{"prediction": [null]}\n', ["an id", "None"]),
         ("c.jsonl", '{"prediction": ["a"]}\n{"prediction"\n', ["line 2", "no JSON"]),
         ("c.jsonl", '{"prediction": ["a"]}\n[]\n', ["line 2", "no JSON object"]),
@@ -252,6 +254,13 @@ def test_what_is_no_list_is_refused_with_what_was_found(
     with pytest.raises(ManifestError) as caught:
         pairs_of(found(path, tmp_path))
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_texts_that_are_no_unicode_are_read_with_question_marks(tmp_path: Path) -> None:
+    line = '{"query": {"qid": 1, "text": "a\\ud83d"}, "candidates": [{"docid": "d", "doc": {"text": "\\udc00b"}}]}\n'
+    candidates = found(write_text(tmp_path / "requests.jsonl", line), tmp_path / "scratch")
+    assert texts_of(candidates.queries_manifest) == {"1": "a?"}
+    assert texts_of(candidates.documents_manifest) == {"d": "?b"}
 
 
 def test_files_that_are_missing_or_of_several_formats_are_refused(tmp_path: Path) -> None:

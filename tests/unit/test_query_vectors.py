@@ -75,6 +75,24 @@ def test_what_is_no_table_of_vectors_is_refused(tmp_path: Path, vector: Any, ids
         read(opened(tmp_path, pa.array(vector), ids))
 
 
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ({"qid": ["b"]}, "later.parquet has no column 'v', as the first file has"),
+        ({"qid": [7], "v": [[1.0]]}, "later.parquet: column 'qid' is int64, that of the first file string"),
+        (None, "cannot read .*later.parquet"),
+    ],
+)
+def test_a_later_file_unlike_the_first_is_named(tmp_path: Path, later: Any, said: str) -> None:
+    opened(tmp_path, pa.array([[1.0]]))
+    if later is None:
+        (tmp_path / "r-later.parquet").write_bytes(b"PAR1 no more")
+    else:
+        pq.write_table(pa.table(later), tmp_path / "r-later.parquet")
+    with pytest.raises(ManifestError, match=said):
+        read(open_queries(str(tmp_path), "v", "qid", {}))
+
+
 def test_columns_that_are_not_there_are_named(tmp_path: Path) -> None:
     opened(tmp_path, pa.array([[1.0]]))
     with pytest.raises(ConfigError, match="no column 'vector'; it has qid, v"):

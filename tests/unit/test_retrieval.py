@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,15 @@ def test_an_indexs_own_vectors_can_be_the_queries(corpus: str) -> None:
 def test_what_does_not_go_together_is_refused(corpus: str, sections: Mapping[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         open_retrieval(config(corpus, **sections))
+
+
+def test_a_place_that_cannot_be_opened_is_named_by_its_key(corpus: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(corpus, broken)
+    for file in broken.glob("vectors/**/*.parquet"):
+        file.write_bytes(b"no Parquet")
+    with pytest.raises(ConfigError, match=r"corpus\.path: cannot open .*broken: ArrowInvalid: .*; check the path"):
+        open_retrieval(config(corpus, corpus={"path": str(broken)}))
 
 
 def test_queries_may_be_cut_to_the_corpuss_dim(corpus: str) -> None:
