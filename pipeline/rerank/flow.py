@@ -20,7 +20,7 @@ from pipeline.rerank.config import RerankConfig
 from pipeline.rerank.plan import RerankPlan, make_rerank_plan
 from pipeline.rerank.run import RerankRun, open_rerank_run
 from pipeline.run import check_same_kind, new_run_id
-from pipeline.stages.chain import Chain, Step
+from pipeline.stages.chain import Chain, Step, part_items
 from pipeline.stages.committer import Committer
 from pipeline.stages.meter import Reading, start_meter
 from pipeline.stages.pair_work import PairWork
@@ -145,7 +145,7 @@ def _score(
             def show(reading: Reading) -> None:
                 progress.update(status_of(summary, committer, plan.counts.to_do, reading, "score"))
 
-            work = PairWork(_chain(run, pools), plan, run.store)
+            work = PairWork(_chain(run, pools, plan.counts.to_do), plan, run.store)
             passes = Passes(work, claim, committer, stop, run.config.run.block_items, show)
             with timed(summary, "run"):
                 finished = passes.run()
@@ -153,7 +153,7 @@ def _score(
     return finished
 
 
-def _chain(run: RerankRun, pools: Pools) -> Chain:
+def _chain(run: RerankRun, pools: Pools, to_do: int) -> Chain:
     config, identity = run.config, run.checkpoint.identity
     window_bytes = int(config.run.window_mb * MIB)
     metadata = score_metadata(config, identity, run.compute_fingerprint, run.run_id)
@@ -165,7 +165,7 @@ def _chain(run: RerankRun, pools: Pools) -> Chain:
         encode=Step(ScoreStage, ScoreSettings(run.model, identity, "cuda" if pools.gpus_per_encoder else "cpu")),
         write=Step(write_scores, WriteScoresSettings(run.store, run.run_id, metadata)),
         pools=pools,
-        part_items=None,
+        part_items=part_items(to_do),
         window_bytes=window_bytes,
         meter=start_meter(),
         task_rows=1,

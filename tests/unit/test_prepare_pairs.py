@@ -175,6 +175,17 @@ def test_a_pair_too_long_for_its_company_is_refused_alone() -> None:
     assert cut[1]["n_tokens"] == 120
 
 
+@pytest.mark.parametrize("over_length", ["truncate", "reference"])
+def test_a_side_that_is_cut_otherwise_for_each_partner_keeps_each_pair_s_own_cut(over_length: str) -> None:
+    texts = {"q0": "lake " * 40, "q1": "sea", "q2": "pond " * 20, "d0": "river " * 60, "d1": "brook " * 30}
+    lake = Lake({key: LoadedItem(key, (text,), ()) for key, text in texts.items()})
+    pairs = [(q, d) for q in range(3) for d in range(2)]
+    (window,) = windows_of(pairs, lake, max_length=140, over_length=over_length)
+    alone = [windows_of([pair], lake, max_length=140, over_length=over_length) for pair in pairs]
+    assert {row["truncated"] for row in facts([window])} == {True, False}
+    assert prompts([window]) == {key: ids for windows in alone for key, ids in prompts(windows).items()}
+
+
 def test_a_defect_of_ours_costs_one_side(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = RerankPreparer.document
 
