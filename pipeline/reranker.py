@@ -36,6 +36,7 @@ from pipeline.prepare_pool import DOCUMENT, QUERY, rerank_makers
 from pipeline.rerank.config import RerankInputs
 from pipeline.rerank.official import parse_request
 from pipeline.rerank.pair import PreparedPair, RerankHalf, pair_halves
+from pipeline.rerank.score import scores_of
 from pipeline.types import Reject
 
 if TYPE_CHECKING:
@@ -102,9 +103,7 @@ class Reranker(FrontDoor[RerankHalf, "Qwen3VLReranker"]):
 
         float32[n], in order: the sigmoids of the `logits`. Raises as `logits` does.
         """
-        wide = self.logits(request).astype(np.float64)
-        scores: NDArray[np.float32] = np.exp(-np.logaddexp(0, -wide)).astype(np.float32)
-        return scores
+        return scores_of(self.logits(request)).astype(np.float32)
 
     def logits(self, request: Mapping[str, Any]) -> NDArray[np.float32]:
         """The same as log-odds, float32[n]: they tell documents apart whose scores are both 1.

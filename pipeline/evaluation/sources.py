@@ -16,9 +16,10 @@ from typing import Any, cast
 import pyarrow as pa
 
 from pipeline.candidate_runs import CANDIDATES_FOLDER, newest_lists
-from pipeline.errors import ConfigError, LakevecError, ManifestError, scrub, without_userinfo
+from pipeline.errors import ConfigError, ManifestError, scrub
 from pipeline.index.files import live_files
 from pipeline.index.log import LOG_FOLDER
+from pipeline.opening import opening
 from pipeline.storage import Store, open_store, resolve
 from pipeline.storage_errors import is_transient
 
@@ -49,20 +50,13 @@ def find_source(path: str, options: Options, *, key: str, tables: Sequence[str] 
     if there are any, else all files. Names that start with `_` or `.` are left out. Raises ConfigError if nothing is
     there, ManifestError if no candidate lists are complete.
     """
-    try:
+    with opening(key, path, "list"):
         fs, bare = resolve(path, options)
         if fs.isfile(bare):
             folder, _, name = path.rstrip("/").rpartition("/")
             return Source(key, open_store(folder or ("/" if path.startswith("/") else "."), options), (name,))
         store = open_store(path, options)
         paths = _live(store, tables) or _lists(store, tables) or _folder(store, tables)
-    except LakevecError:
-        raise
-    except Exception as error:  # noqa: BLE001 - every file system raises its own, botocore's are no OSError
-        raise ConfigError(
-            f"{key}: cannot list {without_userinfo(path)}: {scrub(f'{type(error).__name__}: {error}')}; check the "
-            "path, the credentials and fetch.storage_options"
-        ) from None
     if not paths:
         raise ConfigError(f"{key}: {path} does not exist or holds no files; give a file, a folder or a job's output")
     return Source(key, store, tuple(paths))

@@ -10,6 +10,7 @@ from pipeline.errors import NON_FINITE_SCORE, RejectCode, scrub
 from pipeline.models.encoder import Encoded
 from pipeline.outcomes import COST_FIELDS
 from pipeline.rerank.schema import SCORES
+from pipeline.rerank.score import scores_of
 from pipeline.rerank.tiles import Tile
 from pipeline.rerank.window import PairWindow
 
@@ -55,10 +56,9 @@ def _outcomes(
     rejected = np.array([code is not None for code in codes])
     retryable = [None if code is None else RejectCode(code).meaning.retryable for code in codes]
     attempts = facts.column("attempts").to_numpy() + rejected
-    wide = logits.astype(np.float64)
     columns = {name: facts.column(name) for name in facts.column_names} | {
         "rank": pa.nulls(len(codes), pa.int32()),
-        "score": pa.array(1 / (1 + np.exp(-wide)), pa.float64(), mask=rejected),
+        "score": pa.array(scores_of(logits), pa.float64(), mask=rejected),
         "logit": pa.array(logits, pa.float32(), mask=rejected),
         "status": pa.array([REJECTED if each else SCORED for each in rejected.tolist()], pa.string()),
         "code": pa.array(codes, pa.string()),

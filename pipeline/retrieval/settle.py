@@ -7,11 +7,9 @@ model than the corpus's, filters that do not fit, and stores that do not let it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from pipeline.config import VectorSpec
-from pipeline.errors import ConfigError, LakevecError, scrub, without_userinfo
+from pipeline.errors import ConfigError
+from pipeline.opening import opening
 from pipeline.retrieval.query_vectors import QueryVectors, open_queries
 from pipeline.retrieval.retrieval import Retrieval
 from pipeline.retrieval.row_filter import settle_filter
@@ -29,9 +27,9 @@ EXACTNESS = ("float32", "float16", "int8")
 def open_retrieval(config: RetrieveConfig) -> tuple[Retrieval, QueryVectors]:
     """Open corpus and queries of `config` and check that they go together."""
     options = config.fetch.storage_options
-    with _opening("corpus.path", config.corpus.path):
+    with opening("corpus.path", config.corpus.path):
         corpus = open_index(open_store(config.corpus.path, options))
-    with _opening("queries.path", config.queries.path):
+    with opening("queries.path", config.queries.path):
         queries = open_queries(config.queries.path, config.queries.vector, config.queries.id, options)
     spec = corpus.spec(config.corpus.vector)
     _check_dims(queries.spec, spec, config.queries.cut)
@@ -47,19 +45,6 @@ def open_retrieval(config: RetrieveConfig) -> tuple[Retrieval, QueryVectors]:
         oversample=config.rescore.oversample if config.rescore else 1,
         exclude_self=config.exclude_self,
     ), queries
-
-
-@contextmanager
-def _opening(key: str, path: str) -> Iterator[None]:
-    try:
-        yield
-    except LakevecError:
-        raise
-    except Exception as error:  # noqa: BLE001 - every file system raises its own, botocore's are no OSError
-        raise ConfigError(
-            f"{key}: cannot open {without_userinfo(path)}: {scrub(f'{type(error).__name__}: {error}')}; check the "
-            "path, the credentials and fetch.storage_options"
-        ) from None
 
 
 def settle(

@@ -81,6 +81,7 @@ def test_reading_the_vectors(demo: Path) -> None:
 @pytest.mark.ray
 def test_the_library(demo: Path) -> None:
     assert "(3, 32) float32" in run_block("embed", demo)
+    assert re.search(r"^\[\S+ \S+\]$", run_block("rerank", demo), re.M)
 
 
 @pytest.mark.ray
