@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.errors import ConfigError, without_userinfo
+from pipeline.errors import ConfigError, RejectCode, without_userinfo
 
 __all__ = [
     "MIB",
@@ -64,7 +64,9 @@ class ManifestConfig(Section):
 
     path: str = Field(min_length=1, description="file, folder or glob; local or any fsspec URI")
     format: Literal["auto", "parquet", "csv", "jsonl"] = "auto"
-    layout: Literal["auto", "plain"] = "auto"
+    layout: Literal[
+        "auto", "plain", "s3_inventory", "s3_journal", "img2dataset", "binary_file", "hugging_face", "prefix"
+    ] = Field(default="auto", description="auto: recognised by its columns and files")
     columns: dict[str, str] = Field(default_factory=dict, description="role: the manifest's own column name")
     carry: tuple[str, ...] = Field(default=(), description="columns copied to the vectors table")
 
@@ -174,8 +176,12 @@ class InputsConfig(Section):
     over_length: Literal["truncate", "reject", "reference"] = "truncate"
     exif: bool = Field(default=True, description="apply EXIF orientation (the reference ignores it)")
     control_tokens: Literal["neutralise", "reference"] = "neutralise"
-    dedupe: bool = Field(default=True, description="encode identical items of a window once")
-    identity: Literal["auto", "trust"] = "auto"
+    dedupe: bool = Field(default=True, description="embed equal content once, and write its vector for each item")
+    identity: Literal["auto", "list", "head", "content", "trust"] = Field(
+        default="auto",
+        description="how a change is seen. auto: the manifest's columns, else list or head, whichever asks less; list, "
+        "head: the store's listing or each object; content: hash the bytes; trust: an unchanged URI is unchanged",
+    )
     image: ImageConfig = ImageConfig()
     video: VideoConfig = VideoConfig()
 
@@ -214,10 +220,28 @@ class RunConfig(Section):
     max_items: int | None = Field(default=None, ge=1)
     max_runtime_s: float | None = Field(default=None, gt=0)
     max_delete_fraction: float = Field(default=0.2, ge=0, le=1)
+    keep_snapshots: int = Field(default=7, ge=1, description="snapshots that gc leaves readable, the newest included")
+    on_recompute: Literal["refuse", "all", "new_index"] = Field(
+        default="refuse",
+        description="where the model or what else decides vectors differs from the index's. refuse: exit 4; all: embed "
+        "everything into the next snapshot; new_index: leave it, and keep an index of its own beside it",
+    )
     max_attempts: int = Field(default=3, ge=1, description="runs that try a retryable reject")
+    retry: tuple[str, ...] = Field(
+        default=(), description="reject codes (a list, or CODE,CODE) that are tried again whatever their attempts"
+    )
     block_items: int = Field(default=256, ge=1, description="items of one preparation task")
     window_mb: float = Field(default=64, gt=0, description="MiB of pixels that close a window")
     window_tokens: int = Field(default=131_072, ge=1, description="tokens that close a window")
+
+    @field_validator("retry", mode="before")
+    @classmethod
+    def _codes(cls, codes: object) -> object:
+        listed = [code.strip() for code in codes.split(",") if code.strip()] if isinstance(codes, str) else codes
+        for code in listed if isinstance(listed, list | tuple) else ():
+            if code not in list(RejectCode):
+                raise ValueError(f"unknown reject code {code!r}{_nearest(str(code), tuple(RejectCode))}")
+        return listed
 
 
 class Config(Section):
