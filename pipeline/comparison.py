@@ -1,4 +1,4 @@
-"""What of a manifest is new, changed, unchanged, deleted, worth another try or only carries other values.
+"""What of a manifest is new, changed, unchanged, deleted, worth another try, a duplicate, or only carries other values.
 
 In: the manifest's items (a local Parquet file of `schema.ITEMS`, one row an item) and the index's files. Out: the
 counts and the rows to do. Neither side is held in memory: DuckDB joins on disk. Refused with ManifestError:
@@ -45,33 +45,78 @@ SELECT DISTINCT items.n AS n FROM items JOIN outcomes ON items.id = outcomes.id
 WHERE is_vector AND outcomes.carried IS DISTINCT FROM items.carried
 """
 
+_REJECTED = """
+CREATE TABLE rejected AS
+SELECT live.id AS id, live.reject AS fingerprint, coalesce(tried.attempts, 0) AS attempts,
+       live.retryable AND coalesce(tried.attempts, 0) < ? AS again
+FROM live LEFT JOIN tried ON live.id = tried.id
+WHERE live.reject IS NOT NULL
+"""
+
 # A reject is the later outcome: where a vector lies beside it, that one is from an older state (`kept_previous`).
 _CLASSES = """
 CREATE TABLE classes AS
-SELECT items.n AS n,
+SELECT items.n AS n, items.fingerprint AS fingerprint, items.shared AS shared,
        CASE WHEN live.id IS NULL THEN 'new'
             WHEN coalesce(live.reject, live.vector) <> items.fingerprint THEN 'changed'
-            WHEN live.reject IS NOT NULL AND live.retryable AND coalesce(tried.attempts, 0) < ? THEN 'retryable'
+            WHEN rejected.again THEN 'retryable'
             WHEN stale.n IS NOT NULL THEN 'carried'
             ELSE 'unchanged' END AS class,
        done.id IS NOT NULL AS done,
-       CASE WHEN live.reject = items.fingerprint THEN coalesce(tried.attempts, 0) ELSE 0 END AS attempts
+       live.reject IS NOT DISTINCT FROM items.fingerprint AS is_rejected,
+       CASE WHEN live.reject = items.fingerprint THEN rejected.attempts ELSE 0 END AS attempts
 FROM items
 LEFT JOIN live ON items.id = live.id
-LEFT JOIN tried ON items.id = tried.id
+LEFT JOIN rejected ON items.id = rejected.id
 LEFT JOIN stale ON items.n = stale.n
 LEFT JOIN (SELECT DISTINCT id, fingerprint FROM outcomes WHERE is_part) AS done
        ON items.id = done.id AND items.fingerprint = done.fingerprint
 """
 
+# An item that is rejected for good counts too where its content has a vector by now: its row follows that one.
+_WANTING = """
+CREATE TABLE wanting AS
+SELECT n, fingerprint, shared, attempts, class IN ('new', 'changed', 'retryable') AS to_do
+FROM classes
+WHERE NOT done AND (class IN ('new', 'changed', 'retryable') OR (shared AND is_rejected))
+"""
+
+_KNOWN = """
+CREATE TABLE known AS
+WITH contents AS (SELECT DISTINCT fingerprint FROM wanting WHERE shared)
+SELECT contents.fingerprint AS fingerprint,
+       coalesce(bool_or(outcomes.is_vector), false) AS has_vector,
+       coalesce(bool_or(outcomes.is_part), false) AS has_part,
+       coalesce(bool_or(rejected.again), false) AS again,
+       coalesce(max(rejected.attempts), 0) AS attempts
+FROM contents JOIN outcomes ON contents.fingerprint = outcomes.fingerprint
+LEFT JOIN rejected ON outcomes.id = rejected.id AND NOT outcomes.is_part AND NOT outcomes.is_vector
+GROUP BY contents.fingerprint
+"""
+
+# Of equal contents the first in the manifest leads; none is needed where an outcome of the content stands already.
+_SETTLED = """
+CREATE TABLE settled AS
+WITH leaders AS (SELECT fingerprint, min(n) AS n FROM wanting WHERE shared AND to_do GROUP BY fingerprint)
+SELECT wanting.n AS n, to_do AND (NOT shared OR (leaders.n = wanting.n AND NOT coalesce(stands, false))) AS leads,
+       greatest(wanting.attempts, CASE WHEN shared AND again THEN known.attempts ELSE 0 END) AS attempts
+FROM wanting
+LEFT JOIN (SELECT *, has_vector OR has_part OR NOT again AS stands FROM known) AS known
+       ON shared AND wanting.fingerprint = known.fingerprint
+LEFT JOIN leaders ON wanting.fingerprint = leaders.fingerprint
+WHERE to_do OR has_vector
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class PlanCounts:
-    """items = new + changed + carried + unchanged + retryable, and to_do = new + changed + retryable - resumed.
+    """items = new + changed + carried + unchanged + retryable; to_do: of new, changed and retryable those that are
+    neither resumed nor duplicates.
 
     `carried` items have other values in carried columns and nothing else: their rows are rewritten without the model.
     `deleted` are live ids that left the manifest; `resumed` items were done by a run that did not get to its
-    snapshot; `live` counts the ids of the live index.
+    snapshot; `duplicates` get the row of an item of equal content, embedded in this run or before; `live` counts the
+    ids of the live index.
     """
 
     items: int
@@ -82,6 +127,7 @@ class PlanCounts:
     deleted: int
     retryable: int
     resumed: int
+    duplicates: int
     to_do: int
     live: int
 
@@ -90,7 +136,7 @@ class PlanCounts:
 class Comparison:
     """`to_do`: uint16[items], 0 for an item with nothing to do, else 1 + its earlier attempts.
 
-    `stale`: bool[items], true where some stored vector of the item has other carried values than the manifest.
+    `stale`: bool[items], true where a row that the item has or gets may have other carried values than the manifest.
     """
 
     counts: PlanCounts
@@ -116,14 +162,16 @@ def compare(
         _load(found, items_file, live, parts, digests)
         found.db.execute(_LIVE)
         found.db.execute(_STALE)
-        found.db.execute(_CLASSES, [max_attempts])
+        found.db.execute(_REJECTED, [max_attempts])
+        for query in (_CLASSES, _WANTING, _KNOWN, _SETTLED):
+            found.db.execute(query)
         counts = _counts(found)
         to_do = np.zeros(counts.items, np.uint16)
-        query = "SELECT n, attempts FROM classes WHERE class NOT IN ('unchanged', 'carried') AND NOT done"
-        for batch in found.db.sql(query).to_arrow_reader(1 << 20):
+        for batch in found.db.sql("SELECT n, attempts FROM settled WHERE leads").to_arrow_reader(1 << 20):
             to_do[batch.column("n").to_numpy()] = 1 + batch.column("attempts").to_numpy()
         stale = np.zeros(counts.items, np.bool_)
-        for batch in found.db.sql("SELECT n FROM stale").to_arrow_reader(1 << 20):
+        query = "SELECT n FROM stale UNION ALL SELECT n FROM settled WHERE NOT leads"
+        for batch in found.db.sql(query).to_arrow_reader(1 << 20):
             stale[batch.column("n").to_numpy()] = True
     return Comparison(counts, to_do, stale)
 
@@ -149,7 +197,7 @@ def _load(
     digests: CarriedDigests | None,
 ) -> None:
     found.db.execute(
-        "CREATE TABLE items AS SELECT id, fingerprint, carried, file_row_number AS n "
+        "CREATE TABLE items AS SELECT id, fingerprint, carried, shared, file_row_number AS n "
         "FROM read_parquet(?, file_row_number = true)",
         [str(items_file)],
     )
@@ -192,16 +240,21 @@ def _registered(found: Scratch, name: str, table: pa.Table) -> Iterator[None]:
 
 
 def _counts(found: Scratch) -> PlanCounts:
-    rows = found.db.execute("SELECT class, done, count(*) FROM classes GROUP BY class, done").fetchall()
+    rows = found.db.execute(
+        "SELECT CASE WHEN settled.n IS NOT NULL AND class IN ('unchanged', 'carried') THEN 'retryable' ELSE class END, "
+        "done, count(*) FROM classes LEFT JOIN settled USING (n) GROUP BY ALL"
+    ).fetchall()
     by_class = {name: sum(n for found_class, _, n in rows if found_class == name) for name in _NAMES}
     resumed = sum(n for found_class, done, n in rows if done and found_class not in ("unchanged", "carried"))
     # fetchall, not fetchone: DuckDB allows no other query before a result has been fetched to its end.
-    [(items, live, deleted)] = found.db.execute(
+    [(items, live, deleted, to_do, duplicates)] = found.db.execute(
         "SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM live), "
-        "(SELECT count(*) FROM live ANTI JOIN items USING (id))"
+        "(SELECT count(*) FROM live ANTI JOIN items USING (id)), "
+        "(SELECT count(*) FROM settled WHERE leads), (SELECT count(*) FROM settled WHERE NOT leads)"
     ).fetchall()
-    to_do = by_class["new"] + by_class["changed"] + by_class["retryable"] - resumed
-    return PlanCounts(items=items, deleted=deleted, resumed=resumed, to_do=to_do, live=live, **by_class)
+    return PlanCounts(
+        items=items, deleted=deleted, resumed=resumed, duplicates=duplicates, to_do=to_do, live=live, **by_class
+    )
 
 
 _NAMES = ("new", "changed", "carried", "unchanged", "retryable")

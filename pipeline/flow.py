@@ -82,16 +82,27 @@ def _bring_up_to_date(
     counts = plan.counts
     summary.counts = {
         name: getattr(counts, name)
-        for name in ("items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed")
+        for name in (
+            "items",
+            "new",
+            "changed",
+            "carried",
+            "unchanged",
+            "deleted",
+            "retryable",
+            "resumed",
+            "duplicates",
+        )
     }
     _log.info(
         "run %s: %d items: %d new, %d changed, %d with other carried values, %d unchanged, %d deleted, %d to retry, "
-        "%d resumed; %d to do",
+        "%d resumed, %d of a content that another has; %d to do",
         run.run_id, counts.items, counts.new, counts.changed, counts.carried, counts.unchanged, counts.deleted,
-        counts.retryable, counts.resumed, counts.to_do,
+        counts.retryable, counts.resumed, counts.duplicates, counts.to_do,
     )  # fmt: skip
-    to_rewrite = counts.carried or has_other_columns(run.store, claim.state.live, plan.carry)
-    if claim.state.snapshot and not (counts.to_do or counts.deleted or counts.resumed or to_rewrite):
+    to_merge = counts.deleted or counts.resumed or counts.duplicates or counts.carried
+    to_rewrite = to_merge or has_other_columns(run.store, claim.state.live, plan.carry)
+    if claim.state.snapshot and not (counts.to_do or to_rewrite):
         return claim.state.live
     with ray_session(run.config.resources) as cluster:
         listen_again()

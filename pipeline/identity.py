@@ -20,7 +20,12 @@ from pipeline.fingerprint import Identity
 from pipeline.manifest.rows import ManifestRow
 from pipeline.types import MediaKind, MediaRef
 
-__all__ = ["Identifier"]
+__all__ = ["IdentifiedMedia", "Identifier", "tells_content"]
+
+IdentifiedMedia = list[tuple[MediaKind, list[Identity]]]
+"""An item's media in order, with the identity of each file."""
+
+_CONTENT_TAGS = ("bytes", "content_hash")
 
 _THREADS = 32
 """Asking a store is waiting: at 20 ms a HEAD some 1,600 files/s."""
@@ -54,7 +59,7 @@ class Identifier:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def identify(self, rows: Sequence[ManifestRow]) -> Iterator[list[tuple[MediaKind, list[Identity]]]]:
+    def identify(self, rows: Sequence[ManifestRow]) -> Iterator[IdentifiedMedia]:
         """For each of `rows` its media in order, with the identity of each file.
 
         Raises IncompleteError once most of the first questions have failed.
@@ -121,6 +126,11 @@ class Identifier:
     def _too_large(self, size: str) -> Identity:
         large = size.isdecimal() and int(size) > self._fetcher.policy.max_bytes
         return ("too large",) if large else ()
+
+
+def tells_content(media: IdentifiedMedia) -> bool:
+    """Whether these identities are of bytes, so that items with equal fingerprints have equal content."""
+    return all(identity[0] in _CONTENT_TAGS for _, files in media for identity in files)
 
 
 class _Answers:

@@ -26,7 +26,7 @@ from pipeline.config import Config
 from pipeline.errors import ManifestError
 from pipeline.fetch import Fetcher
 from pipeline.fingerprint import item_fingerprint
-from pipeline.identity import Identifier
+from pipeline.identity import IdentifiedMedia, Identifier, tells_content
 from pipeline.index.carried import CarriedDigests
 from pipeline.index.carried_values import write_values
 from pipeline.index.commits import FileEntry
@@ -113,7 +113,7 @@ def make_plan(
         _guard_deletions(config, found.counts)
         base = f"_work/{run_id}"
         target.upload(str(folder / "items.parquet"), f"{base}/items.parquet")
-        carried_path = f"{base}/carried.parquet" if found.stale.any() else None
+        carried_path = f"{base}/carried.parquet" if manifest.carry and found.stale.any() else None
         if carried_path:
             stale = _picked(folder / "candidates.parquet", found.stale)
             write_values(folder / "carried.parquet", manifest.carry, (table for table, _ in stale))
@@ -141,18 +141,22 @@ def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute:
         pq.ParquetWriter(folder / "candidates.parquet", schema, compression="lz4", use_dictionary=False) as candidates,
     ):
         for batch in manifest.batches(config.run.max_items):
-            table = to_work_table(_work_items(batch, identifier, compute, config.inputs.instruction), batch.carry)
+            media = list(identifier.identify(batch.rows))
+            table = to_work_table(_work_items(batch, media, compute, config.inputs.instruction), batch.carry)
             candidates.write_table(table)
             keys = [table.column(name) for name in ITEM_KEYS]
             carried = digests.of_table(batch.carry) if manifest.carry else pa.nulls(table.num_rows, pa.uint64())
-            items.write_table(pa.table([*keys, carried], schema=ITEMS), row_group_size=_ITEMS_GROUP_ROWS)
+            shared = pa.array([config.inputs.dedupe and tells_content(each) for each in media], pa.bool_())
+            items.write_table(pa.table([*keys, carried, shared], schema=ITEMS), row_group_size=_ITEMS_GROUP_ROWS)
         identifier.check()
 
 
-def _work_items(batch: ManifestBatch, identifier: Identifier, compute: str, default: str | None) -> list[WorkItem]:
+def _work_items(
+    batch: ManifestBatch, identities: Sequence[IdentifiedMedia], compute: str, default: str | None
+) -> list[WorkItem]:
     usual = resolve_instruction(None, default)
     items: list[WorkItem] = []
-    for row, media in zip(batch.rows, identifier.identify(batch.rows), strict=True):
+    for row, media in zip(batch.rows, identities, strict=True):
         fingerprint = item_fingerprint(
             compute,
             instruction=usual if row.instruction is None else resolve_instruction(row.instruction, default),

@@ -87,7 +87,8 @@ def _report(run: Run, plan: Plan, cost: Estimate) -> str:
         f"model      {run.config.model.path} ({run.checkpoint.identity})",
         f"items      {counts.new} new, {counts.changed} changed, {counts.carried} with other carried values, "
         f"{counts.unchanged} unchanged, {counts.deleted} deleted, "
-        f"{counts.retryable} to retry, {counts.resumed} done by an unfinished run",
+        f"{counts.retryable} to retry, {counts.resumed} done by an unfinished run, "
+        f"{counts.duplicates} of a content that another item has",
         f"to do      {counts.to_do} items: {modalities}",
         f"sample     {cost.sampled} items prepared in {cost.sample_s:.1f} s",
         f"text       {_tokens(cost.text_tokens)}",

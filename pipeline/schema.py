@@ -57,6 +57,7 @@ ITEMS = pa.schema(
         pa.field("id", pa.string(), nullable=False),
         pa.field("fingerprint", pa.string(), nullable=False),
         pa.field("carried", pa.uint64()),  # index.carried.CarriedDigests; null if nothing is carried
+        pa.field("shared", pa.bool_(), nullable=False),  # items with this fingerprint have one content and one vector
     ]
 )
 """Every item of the manifest, one row each: what a snapshot must account for."""

@@ -29,7 +29,8 @@ STATUS = {
 }
 
 COUNTS = (
-    "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "encoded",
+    "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "duplicates",
+    "encoded",
 )  # fmt: skip
 
 

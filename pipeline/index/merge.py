@@ -5,7 +5,8 @@ the next live set. Refused: files of another kind of index (OwnershipError), fil
 says (IndexCorruptError).
 
 A file that loses no row, keeps its carried values and is at least half the target size stays as it is; the others are
-filled together, in order, up to the target. Vectors are cheap to copy: a task streams one row group at a time.
+filled together, in order, up to the target, and with them the copies that other ids get of rows of any file. Vectors
+are cheap to copy: a task streams one row group at a time.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import IndexCorruptError
 from pipeline.index.carried_values import GROUP_ROWS, CarriedValues
+from pipeline.index.changes import Changes, write_changes
 from pipeline.index.columns import check_columns, unify
 from pipeline.index.commits import FileEntry, Table
+from pipeline.index.copies import CopyRange, copied_rows, list_copies, read_copies
 from pipeline.index.parquet import open_parquet, write_file
 from pipeline.index.scratch import Scratch, scratch
 from pipeline.index.winners import Census, choose_winners
@@ -41,7 +44,8 @@ class MergeInput:
     """One file of a task: `keep` is a bit a row (most significant first), None for all of them.
 
     `flagged` are the rows of a rejects file whose `kept_previous` is true from now on; all others' is false.
-    `carried` are the row groups of the task's carried values that hold some for rows of this file.
+    `carried` are the row groups of the task's carried values that hold some for rows of this file. With `copies` it is
+    not the file's rows that are kept, but those copies of them.
     """
 
     entry: FileEntry
@@ -49,6 +53,7 @@ class MergeInput:
     keep: bytes | None
     flagged: tuple[int, ...]
     carried: tuple[int, ...]
+    copies: CopyRange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ class MergePlan:
     untouched: tuple[FileEntry, ...]
     before: tuple[FileEntry, ...]
     census: Census
+    changes: Changes
 
     def live_with(self, merged: Sequence[FileEntry]) -> tuple[FileEntry, ...]:
         """The complete next live set, `merged` being what the tasks returned."""
@@ -97,13 +103,17 @@ class MergePlan:
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """A file, how many of its rows are kept, and whether a kept row (or every one, by its columns) changes."""
+    """A file, how many of its rows are kept, and whether a kept row (or every one, by its columns) changes.
+
+    With `copies`, of the file's rows those copies and nothing else.
+    """
 
     number: int
     entry: FileEntry
     is_part: bool
     kept_rows: int
     changes: bool
+    copies: CopyRange | None = None
 
     @property
     def intact(self) -> bool:
@@ -136,24 +146,26 @@ def plan_merge(
         found.load_carried(carried_path)
         found.load_outcomes(live, parts, schemas)
         census = choose_winners(found)
-        shares = [share for share in _shares(found) if share.kept_rows]
+        changes = write_changes(found, run_id, schemas[Table.VECTORS].field("id").type)
+        copies = list_copies(found, f"_work/{run_id}/copies.parquet", target_bytes)
+        shares = [share for share in _shares(found, copies) if share.kept_rows]
         untouched, groups = [], []
         for table in Table:
             stay, together = _group([share for share in shares if share.entry.table == table], target_bytes)
             untouched += stay
             groups += together
-        inputs = _inputs(found, [share for group in groups for share in group])
+        inputs = _inputs(found, [share for group in groups for share in group if not share.copies])
     tasks = [
         MergeTask(
             table=group[0].entry.table,
             run_id=run_id,
             schema=schemas[group[0].entry.table],
-            inputs=tuple(inputs[share.number] for share in group),
+            inputs=tuple(_copy_input(share) if share.copies else inputs[share.number] for share in group),
             carried_path=carried_path,
         )
         for group in groups
     ]
-    return MergePlan(tuple(tasks), tuple(share.entry for share in untouched), tuple(live), census)
+    return MergePlan(tuple(tasks), tuple(share.entry for share in untouched), tuple(live), census, changes)
 
 
 def run_merge(store: Store, task: MergeTask) -> FileEntry:
@@ -175,13 +187,16 @@ def outstanding(store: Store, items_path: str, live: Sequence[FileEntry], parts:
         return pa.table(found.db.sql(_OUTSTANDING))
 
 
-def _shares(found: Scratch) -> list[_Share]:
+def _shares(found: Scratch, copies: Mapping[int, Sequence[CopyRange]]) -> list[_Share]:
     counted = found.db.execute("SELECT file, count(*), bool_or(changed) FROM kept GROUP BY file").fetchall()
     kept = {file: (rows, changed) for file, rows, changed in counted}
-    return [
+    whole = [
         _Share(n, entry, n >= found.n_live, rows, changed or n in found.reshaped)
         for n, entry in enumerate(found.files)
         for rows, changed in [kept.get(n, (0, False))]
+    ]
+    return whole + [
+        _Share(n, found.files[n], n >= found.n_live, each.rows, True, each) for n in copies for each in copies[n]
     ]
 
 
@@ -230,6 +245,11 @@ def _inputs(found: Scratch, shares: Sequence[_Share]) -> dict[int, MergeInput]:
     }
 
 
+def _copy_input(share: _Share) -> MergeInput:
+    assert share.copies is not None, "asked of copies only"
+    return MergeInput(share.entry, share.kept_rows, None, (), share.copies.carried, share.copies)
+
+
 def _rows_by_file(found: Scratch, query: str, files: list[int]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     if not files:
         return
@@ -247,6 +267,9 @@ def _kept_batches(store: Store, task: MergeTask, each: MergeInput) -> Iterator[p
         if parquet.metadata.num_rows != each.entry.rows:
             raise IndexCorruptError(f"{where} holds {parquet.metadata.num_rows} rows, the log says {each.entry.rows}")
         check_columns(parquet.schema_arrow, task.schema, where)
+        if each.copies:
+            yield from _copies(store, task, each, parquet)
+            return
         carried = _values_for(store, task, each, parquet) if each.carried else None
         start = 0
         for group in range(parquet.num_row_groups):
@@ -256,9 +279,25 @@ def _kept_batches(store: Store, task: MergeTask, each: MergeInput) -> Iterator[p
                 start += batch.num_rows
 
 
+def _copies(store: Store, task: MergeTask, each: MergeInput, parquet: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    assert each.copies is not None, "asked of copies only"
+    listed = read_copies(store, each.copies)
+    carried = _values(store, task, each, listed["id"].combine_chunks()) if each.carried else None
+    for rows, asked in copied_rows(parquet, listed):
+        batch = _with(rows, "id", asked["id"].cast(rows.schema.field("id").type))
+        if _FLAG in batch.schema.names:
+            batch = _with(batch, _FLAG, asked["flag"])
+        batch = unify(batch, task.schema)
+        yield batch if carried is None else carried.laid_over(batch)
+
+
 def _values_for(store: Store, task: MergeTask, each: MergeInput, parquet: pq.ParquetFile) -> CarriedValues:
-    assert task.carried_path is not None, "row groups are of a file"
     ids = parquet.read(columns=["id"]).column("id").cast(pa.string()).combine_chunks()
+    return _values(store, task, each, ids)
+
+
+def _values(store: Store, task: MergeTask, each: MergeInput, ids: pa.StringArray) -> CarriedValues:
+    assert task.carried_path is not None, "row groups are of a file"
     return CarriedValues.read(store, task.carried_path, each.carried, ids)
 
 
@@ -266,10 +305,13 @@ def _select(batch: pa.RecordBatch, start: int, each: MergeInput) -> pa.RecordBat
     """The kept rows of `batch`, whose first row is row `start` of the file, with their flags set."""
     stop = start + batch.num_rows
     if _FLAG in batch.schema.names:
-        flags = np.isin(np.arange(start, stop), each.flagged)
-        place = batch.schema.get_field_index(_FLAG)
-        batch = batch.set_column(place, batch.schema.field(place), pa.array(flags))
+        batch = _with(batch, _FLAG, pa.array(np.isin(np.arange(start, stop), each.flagged)))
     if each.keep is None:
         return batch
     keep = np.unpackbits(np.frombuffer(each.keep, np.uint8), count=each.entry.rows)[start:stop]
     return batch.filter(pa.array(keep.astype(np.bool_)))
+
+
+def _with(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.RecordBatch:
+    place = batch.schema.get_field_index(name)
+    return batch.set_column(place, batch.schema.field(place), values)

@@ -1,8 +1,8 @@
 """A scratch DuckDB database over the ids of an index: what a plan or a check asks, without holding it in memory.
 
-In: the manifest's items and the index's files, as Parquet in the store. Out: the tables `items(id, fingerprint)`,
-`carried(id, place)` and `outcomes`, one row each row of each file, with ids as strings. Refused: files of another
-kind of index, if schemas are given (OwnershipError).
+In: the manifest's items and the index's files, as Parquet in the store. Out: the tables
+`items(id, fingerprint, shared)`, `carried(id, place)` and `outcomes`, one row each row of each file, with ids as
+strings. Refused: files of another kind of index, if schemas are given (OwnershipError).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _OUTCOMES = pa.schema(
         pa.field("carried", pa.uint64()),
     ]
 )
-_KEYS = pa.schema([ITEMS.field(name) for name in ITEM_KEYS])
+_ITEMS = pa.schema([ITEMS.field(name) for name in (*ITEM_KEYS, "shared")])
 _CARRIED = pa.schema([pa.field("id", pa.string()), pa.field("place", pa.int64())])
 
 
@@ -63,13 +63,14 @@ class Scratch:
         self.reshaped: set[int] = set()
 
     def load_items(self, items_path: str) -> None:
-        """Fill `items` from `items_path`, a Parquet file or folder relative to the store."""
+        """Fill `items` from `items_path`, a Parquet file or folder relative to the store.
+
+        Where that does not say which fingerprints are shared (a work list), none is.
+        """
         dataset = ds.dataset(self.store.full(items_path), filesystem=self.store.fs, format="parquet")
-        batches = (
-            pa.RecordBatch.from_arrays([batch["id"].cast(pa.string()), batch["fingerprint"]], schema=_KEYS)
-            for batch in dataset.scanner(columns=_KEYS.names).to_batches()
-        )
-        fill_table(self.db, "items", _KEYS, batches)
+        names = [name for name in _ITEMS.names if name in dataset.schema.names]
+        batches = (_item_batch(batch) for batch in dataset.scanner(columns=names).to_batches())
+        fill_table(self.db, "items", _ITEMS, batches)
 
     def load_carried(self, path: str | None) -> None:
         """Fill `carried` with the ids of `path` (`schema.carried_schema`) and their row numbers; nothing for None."""
@@ -135,6 +136,11 @@ class Scratch:
         check_columns(found, wanted, self.store.uri(self.files[number].path))
         if carried_fields(found) != carried_fields(wanted):
             self.reshaped.add(number)
+
+
+def _item_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    shared = batch["shared"] if "shared" in batch.schema.names else pa.repeat(False, batch.num_rows)
+    return pa.RecordBatch.from_arrays([batch["id"].cast(pa.string()), batch["fingerprint"], shared], schema=_ITEMS)
 
 
 def _digests(parquet: pq.ParquetFile, digests: CarriedDigests) -> pa.ChunkedArray:

@@ -76,6 +76,7 @@ def commit_snapshot(
         "rejects": census.rejects,
         "kept_previous": census.kept_previous,
         "carry": carry_info(carry),
+        "changes": plan.changes.info(),
         **kind_info(specs, hidden_dim, id_type),
     }
     return claim.commit(CommitKind.SNAPSHOT, added=plan.added(merged), removed=plan.removed, live=live, info=info)

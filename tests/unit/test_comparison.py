@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -57,21 +57,24 @@ def compared(
     parts: Sequence[tuple[str, str | Reject]] = (),
     id_type: pa.DataType | None = None,
     labels: Mapping[str, str] = MappingProxyType({}),
+    shared: Collection[str] = (),
 ) -> Comparison:
-    """`labels` are the manifest's carried values; stored rows have none."""
+    """`labels` are the manifest's carried values; stored rows have none. `shared` are fingerprints of contents."""
     store = open_store(str(folder / "out"))
     kind = id_type or pa.string()
     digests = CarriedDigests(CARRY if labels else ())
     carried = digests.of(pa.record_batch([[labels.get(id_) for id_ in items]], schema=pa.schema(CARRY)))
-    keys = items_table(list(items.items())).select(["id", "fingerprint"])
+    table = items_table(list(items.items()), shared)
     path = write_parquet(
-        folder / "items.parquet", keys.append_column(ITEMS.field("carried"), carried), row_group_size=7
+        folder / "items.parquet",
+        table.set_column(table.schema.get_field_index("carried"), ITEMS.field("carried"), carried),
+        row_group_size=7,
     )
     written = [write_rows(store, rows, kind) if rows else [] for rows in (live, parts)]
     return compare(path, store, live=written[0], parts=written[1], max_attempts=MAX_ATTEMPTS, digests=digests)
 
 
-FINGERPRINT = st.sampled_from(["a", "b"])
+FINGERPRINT = st.sampled_from(["a", "b", "c"])
 REJECT = st.builds(Reject, FINGERPRINT, st.booleans(), st.integers(1, 4))
 STATE = st.tuples(
     st.none() | FINGERPRINT,  # in the manifest
@@ -83,17 +86,18 @@ STATE = st.tuples(
 State = tuple[str | None, str | None, Reject | None, str | Reject | None, bool]
 
 
-def oracle(states: Mapping[str, State]) -> tuple[PlanCounts, dict[str, int], set[str]]:
-    """Counts, to-do marks by id, and the ids with stale rows."""
-    n = dict.fromkeys(("new", "changed", "carried", "unchanged", "retryable", "deleted", "resumed"), 0)
+def oracle(states: Mapping[str, State], shared: Collection[str]) -> tuple[PlanCounts, dict[str, int], set[str]]:
+    """Counts, to-do marks by id, and the ids whose rows take carried values from the manifest."""
+    n = dict.fromkeys(("new", "changed", "carried", "unchanged", "retryable", "deleted", "resumed", "duplicates"), 0)
     marks: dict[str, int] = {}
     stale: set[str] = set()
+    led: set[str] = set()
     for id_, (item, vector, reject, part, relabelled) in states.items():
         if item is None:
             n["deleted"] += vector is not None or reject is not None
             continue
         outcome = reject.fingerprint if reject else vector
-        retry = reject is not None and reject.retryable and reject.attempts < MAX_ATTEMPTS
+        retry = reject is not None and _again(reject)
         if relabelled and (vector is not None or isinstance(part, str)):
             stale.add(id_)
         found = (
@@ -103,29 +107,57 @@ def oracle(states: Mapping[str, State]) -> tuple[PlanCounts, dict[str, int], set
             else "carried" if id_ in stale
             else "unchanged"
         )  # fmt: skip
-        n[found] += 1
         done = item == (part.fingerprint if isinstance(part, Reject) else part)
         idle = found in ("unchanged", "carried")
+        marks[id_] = 0
+        if item in shared and not done:
+            stands, has_vector, attempts = _known(item, states)
+            if idle and reject and has_vector:
+                found, idle = "retryable", False  # rejected for good, and yet its content has a vector by now
+            if not idle and (stands or item in led):
+                n["duplicates"] += 1
+                stale.add(id_)
+            elif not idle:
+                led.add(item)
+                marks[id_] = 1 + attempts
+        elif not done and not idle:
+            marks[id_] = 1 + (reject.attempts if found == "retryable" and reject else 0)
+        n[found] += 1
         n["resumed"] += done and not idle
-        again = reject.attempts if found == "retryable" and reject else 0
-        marks[id_] = 0 if done or idle else 1 + again
     live = sum(vector is not None or reject is not None for _, vector, reject, *_ in states.values())
     to_do = sum(mark > 0 for mark in marks.values())
     return PlanCounts(items=len(marks), to_do=to_do, live=live, **n), marks, stale
 
 
-@settings(max_examples=25)
-@given(st.lists(STATE, min_size=1, max_size=40))
-def test_classes_are_those_of_the_oracle(drawn: list[State]) -> None:
+def _again(reject: Reject) -> bool:
+    return reject.retryable and reject.attempts < MAX_ATTEMPTS
+
+
+def _known(content: str, states: Mapping[str, State]) -> tuple[bool, bool, int]:
+    """Whether an outcome of `content` stands anywhere, whether it has a vector, and how often it was tried."""
+    parts = [
+        part for *_, part, _ in states.values() if content == (part.fingerprint if isinstance(part, Reject) else part)
+    ]
+    rejects = [reject for _, _, reject, *_ in states.values() if reject and reject.fingerprint == content]
+    has_vector = content in parts or any(vector == content for _, vector, *_ in states.values())
+    again = any(_again(reject) for reject in rejects)
+    # Only rejects worth another try have their attempts counted.
+    tried = [reject.attempts for reject in rejects if reject.retryable]
+    return has_vector or bool(parts) or bool(rejects) and not again, has_vector, max(tried, default=0)
+
+
+@settings(max_examples=40)
+@given(st.lists(STATE, min_size=1, max_size=40), st.sets(st.sampled_from(["a", "b", "c"])))
+def test_classes_are_those_of_the_oracle(drawn: list[State], shared: set[str]) -> None:
     states = {str(i): state for i, state in enumerate(drawn)}
-    counts, marks, stale = oracle(states)
+    counts, marks, stale = oracle(states, shared)
     live: list[tuple[str, str | Reject]] = [(i, s[1]) for i, s in states.items() if s[1] is not None]
     live += [(i, s[2]) for i, s in states.items() if s[2] is not None]
     parts = [(i, s[3]) for i, s in states.items() if s[3] is not None]
     items = {i: s[0] for i, s in states.items() if s[0] is not None}
     with tempfile.TemporaryDirectory() as folder:
         labels = {i: "another" for i, s in states.items() if s[4]}
-        found = compared(Path(folder), items, live, parts, labels=labels)
+        found = compared(Path(folder), items, live, parts, labels=labels, shared=shared)
     assert found.counts == counts
     assert dict(zip(items, found.to_do.tolist(), strict=True)) == marks
     assert {id_ for id_, is_stale in zip(items, found.stale.tolist(), strict=True) if is_stale} == stale

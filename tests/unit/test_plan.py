@@ -127,7 +127,7 @@ def test_spelling_of_the_instruction_does_not_count(config: Config) -> None:
     rewrite(
         config, [{"id": "a", "text": "t", "instruction": None}, {"id": "b", "text": "t", "instruction": "Find it."}]
     )
-    default = job_config(config.manifest.path, config.output.path, inputs={"instruction": " Find it "})
+    default = job_config(config.manifest.path, config.output.path, inputs={"instruction": " Find it ", "dedupe": False})
     a, b = work_of(default, planned(default))
     assert a.fingerprint == b.fingerprint
     assert (a.instruction, b.instruction) == (None, "Find it."), "the row's own words travel on"
@@ -254,7 +254,7 @@ def test_the_work_list_may_go_elsewhere(config: Config, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rows", "block"), [(5000, 10), (5000, 64), (65, 64), (64, 64), (1, 64)])
 def test_work_files_are_many_and_their_row_groups_are_blocks(tmp_path: Path, rows: int, block: int) -> None:
-    path = write_parquet(tmp_path / "m.parquet", {"id": list(range(rows)), "text": ["t"] * rows})
+    path = write_parquet(tmp_path / "m.parquet", {"id": list(range(rows)), "text": [f"t{n}" for n in range(rows)]})
     config = job_config(path, tmp_path / "out", run={"block_items": block})
     plan = planned(config)
     store = open_store(config.output.path)

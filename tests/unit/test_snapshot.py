@@ -16,11 +16,23 @@ from pipeline.index.snapshot import commit_snapshot, spec_info
 from pipeline.index.verify import verify
 from pipeline.storage import Store, open_store
 from tests.fixtures.faulty_store import Crash, crashing
-from tests.fixtures.index_cases import CARRY, FINGERPRINT, HIDDEN_DIM, SPECS, Row, as_rows, finish_run, part, plan
+from tests.fixtures.index_cases import (
+    CARRY,
+    FINGERPRINT,
+    HIDDEN_DIM,
+    SPECS,
+    Row,
+    as_rows,
+    changes_of,
+    finish_run,
+    part,
+    plan,
+)
 
 TABLE: dict[str, Any] = {"specs": SPECS, "hidden_dim": HIDDEN_DIM, "id_type": pa.string(), "carry": CARRY}
 NIGHT1 = {"a": "f1", "b": "f1", "c": "f1"}
 ROWS1 = [[Row("a", mark=1), Row("b", mark=1)], [Row("c", what="retry", mark=1)]]
+CHANGES1 = {"a": "insert", "b": "insert"}
 NIGHT2 = {"a": "f2", "b": "f1", "d": "f1"}
 ROWS2 = [[Row("a", "f2", "retry", 2)], [Row("d", mark=2)]]
 SAID1 = {("a", "vectors"): ("f1", 1, False), ("b", "vectors"): ("f1", 1, False), ("c", "rejects"): ("f1", 1, False)}
@@ -30,6 +42,8 @@ SAID2 = {
     ("b", "vectors"): ("f1", 1, False),
     ("d", "vectors"): ("f1", 2, False),
 }
+CHANGES2 = {"d": "insert"}
+"""a kept its vector beside the reject, and c never had one."""
 
 
 @pytest.fixture
@@ -45,10 +59,13 @@ def test_two_nights(store: Store) -> None:
         "specs": [{"name": "vector", "dim": 4, "dtype": "int8"}, {"name": "half", "dim": 8, "dtype": "float16"}],
         "id_type": "string",
         "carry": [["label", "string"]],
+        "changes": {"path": "changes/run=night1.parquet", "insert": 2, "update": 0, "delete": 0},
     }  # fmt: skip
+    assert changes_of(store, "night1") == CHANGES1
     assert verify(store) == []
     second = finish_run(store, "night2", NIGHT2, ROWS2)
     assert as_rows(store, second.live) == SAID2
+    assert changes_of(store, "night2") == CHANGES2
     assert set(second.removed) == {entry.path for entry in first.live}
     assert second.added == second.live
     assert verify(store) == []

@@ -36,7 +36,7 @@ def test_every_key_of_the_contract(tmp_path: Path) -> None:
         "rejects_by_code", "tokens", "packing", "seconds", "throughput", "bottleneck", "versions", "config",
     }  # fmt: skip
     assert set(document["counts"]) == {
-        "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed",
+        "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "duplicates",
         "encoded", "vectors", "rejects",
     }  # fmt: skip
     assert document["counts"]["encoded"] == 8

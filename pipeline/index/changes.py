@@ -1,0 +1,67 @@
+"""What a snapshot changes for those who follow the index: ids whose vectors came, are others, or went.
+
+In: a `Scratch` whose winners are chosen. Out: `changes/run=<run_id>.parquet` with the columns `id` and `op`, and a
+`Changes` about it. Nothing is refused. Who loads a vector store deletes the ids with `delete`, and upserts the
+others from the live files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.index.scratch import Scratch
+from pipeline.spill import batches_of
+
+__all__ = ["CHANGES_FOLDER", "Changes", "changes_path", "write_changes"]
+
+CHANGES_FOLDER = "changes"
+
+_GROUP_ROWS = 1 << 17
+
+# A row that merely moves to another file is no change; one that gets other carried values is.
+_CHANGED = """
+CREATE OR REPLACE TABLE changes AS
+WITH before AS (SELECT id, file, row FROM outcomes WHERE NOT is_part AND is_vector),
+     after AS (SELECT id, file, row, is_copy OR changed AS is_other FROM chosen WHERE is_vector)
+SELECT coalesce(after.id, before.id) AS id,
+       CASE WHEN before.id IS NULL THEN 'insert' WHEN after.id IS NULL THEN 'delete' ELSE 'update' END AS op
+FROM before FULL JOIN after ON before.id = after.id
+WHERE before.id IS NULL OR after.id IS NULL OR is_other OR before.file <> after.file OR before.row <> after.row
+"""
+_COUNTED = "SELECT op, count(*) FROM changes GROUP BY op"
+_LISTED = "SELECT id, op FROM changes ORDER BY id"
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The file at `path` (relative to the output), and how many rows of each `op` it has."""
+
+    path: str
+    insert: int
+    update: int
+    delete: int
+
+    def info(self) -> dict[str, Any]:
+        """As a snapshot records it."""
+        return asdict(self)
+
+
+def changes_path(run_id: str) -> str:
+    """Where the changes that run `run_id` publishes lie, relative to the output."""
+    return f"{CHANGES_FOLDER}/run={run_id}.parquet"
+
+
+def write_changes(found: Scratch, run_id: str, id_type: pa.DataType) -> Changes:
+    """Write the changes from the live set to `found`'s chosen rows, ids as `id_type`."""
+    found.db.execute(_CHANGED)
+    schema = pa.schema([pa.field("id", id_type, nullable=False), pa.field("op", pa.string(), nullable=False)])
+    path = changes_path(run_id)
+    with found.store.open_output(path) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for batch in batches_of(found.db, _LISTED):
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=_GROUP_ROWS)
+    counts = dict(found.db.execute(_COUNTED).fetchall())
+    return Changes(path, counts.get("insert", 0), counts.get("update", 0), counts.get("delete", 0))
