@@ -143,7 +143,7 @@ def _known(content: str, states: Mapping[str, State]) -> tuple[bool, bool, int]:
     again = any(_again(reject) for reject in rejects)
     # Only rejects worth another try have their attempts counted.
     tried = [reject.attempts for reject in rejects if reject.retryable]
-    return has_vector or bool(parts) or bool(rejects) and not again, has_vector, max(tried, default=0)
+    return has_vector or bool(parts) or (bool(rejects) and not again), has_vector, max(tried, default=0)
 
 
 @settings(max_examples=40)
