@@ -126,7 +126,7 @@ def make_plan(
 
 def _checks_ids_first(config: Config, manifest: Manifest) -> bool:
     # One Parquet column is cheap to read; other formats are parsed whole, which pays only where it spares questions.
-    asks = config.inputs.identity == "auto" and any(role in manifest.columns.names for role in MEDIA_ROLES)
+    asks = config.inputs.identity != "trust" and any(role in manifest.columns.names for role in MEDIA_ROLES)
     return asks or all(file.format is Format.PARQUET for file in manifest.files)
 
 
@@ -135,7 +135,7 @@ def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute:
     schema = work_schema(manifest.carry)
     with (
         Fetcher(policy) as fetcher,
-        Identifier(fetcher, ask_store=config.inputs.identity == "auto") as identifier,
+        Identifier(fetcher, config.inputs.identity) as identifier,
         pq.ParquetWriter(folder / "items.parquet", ITEMS, compression="zstd") as items,
         # Read once and thrown away: speed matters, not size.
         pq.ParquetWriter(folder / "candidates.parquet", schema, compression="lz4", use_dictionary=False) as candidates,
@@ -152,18 +152,18 @@ def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute:
 def _work_items(batch: ManifestBatch, identifier: Identifier, compute: str, default: str | None) -> list[WorkItem]:
     usual = resolve_instruction(None, default)
     items: list[WorkItem] = []
-    for row, media in zip(batch.rows, identifier.identify(batch.rows), strict=True):
+    for row, known in zip(batch.rows, identifier.identify(batch.rows), strict=True):
         fingerprint = item_fingerprint(
             compute,
             instruction=usual if row.instruction is None else resolve_instruction(row.instruction, default),
             fps=row.fps,
             max_frames=row.max_frames,
             texts=row.texts,
-            media=media,
+            media=known.identities,
         )
         items.append(
             WorkItem(
-                row.id, row.texts, row.media, row.instruction, row.fps, row.max_frames, fingerprint, batch.file,
+                row.id, row.texts, known.media, row.instruction, row.fps, row.max_frames, fingerprint, batch.file,
                 row.row, 0,
             )
         )  # fmt: skip
