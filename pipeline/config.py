@@ -20,6 +20,7 @@ __all__ = [
     "MIB",
     "Config",
     "FetchConfig",
+    "IdentityMode",
     "ImageConfig",
     "InputsConfig",
     "ManifestConfig",
@@ -168,6 +169,10 @@ class VideoConfig(Section):
     total_pixels: int = Field(default=10 * 768 * 1024, ge=128 * 1024)
 
 
+IdentityMode = Literal["auto", "list", "head", "content", "trust"]
+"""How planning tells one state of a file from another."""
+
+
 class InputsConfig(Section):
     """How an item becomes a prompt. All that decides a vector (so not `dedupe` or `identity`) is fingerprinted."""
 
@@ -177,7 +182,7 @@ class InputsConfig(Section):
     exif: bool = Field(default=True, description="apply EXIF orientation (the reference ignores it)")
     control_tokens: Literal["neutralise", "reference"] = "neutralise"
     dedupe: bool = Field(default=True, description="embed equal content once, and write its vector for each item")
-    identity: Literal["auto", "list", "head", "content", "trust"] = Field(
+    identity: IdentityMode = Field(
         default="auto",
         description="how a change is seen. auto: the manifest's columns, else list or head, whichever asks less; list, "
         "head: the store's listing or each object; content: hash the bytes; trust: an unchanged URI is unchanged",

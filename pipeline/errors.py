@@ -132,6 +132,7 @@ class RejectCode(StrEnum):
     ACCESS_DENIED = "ACCESS_DENIED"
     FETCH_FAILED = "FETCH_FAILED"
     FETCH_TIMEOUT = "FETCH_TIMEOUT"
+    SOURCE_CHANGED = "SOURCE_CHANGED"
     MEDIA_TOO_LARGE = "MEDIA_TOO_LARGE"
     EMPTY_MEDIA = "EMPTY_MEDIA"
     UNSUPPORTED_FORMAT = "UNSUPPORTED_FORMAT"
@@ -180,6 +181,10 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
     ),
     RejectCode.FETCH_TIMEOUT: RejectMeaning(
         Stage.FETCH, True, "the read did not end within fetch.timeout_s", "run again, or raise fetch.timeout_s",
+    ),
+    RejectCode.SOURCE_CHANGED: RejectMeaning(
+        Stage.FETCH, True, "the file is not the one that was planned: it changed since, or the manifest tells of another",
+        "run again; if it stays, renew the manifest's identity columns, or set inputs.identity: head",
     ),
     RejectCode.MEDIA_TOO_LARGE: RejectMeaning(
         Stage.FETCH, False, "the file is larger than fetch.max_bytes", "raise fetch.max_bytes or leave it out",

@@ -1,23 +1,38 @@
 """Fetching: the bytes of an item's media, wherever they lie.
 
 In: work items, or URIs. Out: `LoadedItem`s, in the order of the items. Refused with RejectError: what the policy or
-the store refuses; one bad medium rejects its item and touches no other.
+the store refuses, and a file that is not the one that was planned (SOURCE_CHANGED); one bad medium rejects its item
+and touches no other.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import fsspec
 
-from pipeline.blobs import Patience, Stat, check_size, read_local, read_remote, stat_local, stat_remote
+from pipeline.blobs import (
+    Blob,
+    Patience,
+    Stat,
+    check_size,
+    digest_local,
+    digest_remote,
+    read_local,
+    read_remote,
+    stat_local,
+    stat_remote,
+)
 from pipeline.errors import RejectCode, RejectError
+from pipeline.expected import difference
 from pipeline.manifest.inline import InlineReader
+from pipeline.manifest.location import scheme_of
+from pipeline.object_pages import can_list, list_keys
 from pipeline.policy import FetchPolicy
 from pipeline.storage import resolve
 from pipeline.types import LoadedItem, LoadedMedia, MediaRef, WorkItem
@@ -101,11 +116,23 @@ class Fetcher:
 
     def fetch(self, uri: str) -> bytes:
         """The bytes at `uri` (absolute, as `manifest.location.locate` gives it). Raises RejectError."""
+        return self.read(uri).data
+
+    def read(self, uri: str) -> Blob:
+        """The bytes at `uri`, and what the store said with them. Raises RejectError."""
         scheme = self.policy.check(uri)
         if scheme == "file":
             return read_local(self.policy.local_path(uri), self.policy.max_bytes)
         fs = self._store(scheme)
         return read_remote(fs, fs._strip_protocol(uri), self.policy.max_bytes, self._patience)
+
+    def digest(self, uri: str) -> str:
+        """The digest (`manifest.rows.new_digest`) of the bytes at `uri`, never held whole. Raises RejectError."""
+        scheme = self.policy.check(uri)
+        if scheme == "file":
+            return digest_local(self.policy.local_path(uri), self.policy.max_bytes)
+        fs = self._store(scheme)
+        return digest_remote(fs, fs._strip_protocol(uri), self.policy.max_bytes, self._patience)
 
     def stat(self, uri: str) -> Stat:
         """What the store says about `uri` without reading it. Raises RejectError as `fetch` does."""
@@ -114,6 +141,32 @@ class Fetcher:
             return stat_local(self.policy.local_path(uri))
         fs = self._store(scheme)
         return stat_remote(fs, fs._strip_protocol(uri), self._patience)
+
+    def folder(self, uri: str) -> tuple[str, str] | None:
+        """The bucket and the folder that a listing finds `uri` by; None where it has to be asked for by itself."""
+        place = self._place(uri)
+        return None if place is None else (place[0], place[1].rpartition("/")[0])
+
+    def stat_listed(self, uris: Sequence[str], pays: int) -> dict[str, Stat]:
+        """What listing says about `uris` of one `folder`, as far as pages tell of `pays` of them each.
+
+        What is not in the answer may be there all the same. Raises RejectError where the store lists nothing.
+        """
+        places = {uri: place for uri in uris if (place := self._place(uri)) is not None}
+        fs = self._store(scheme_of(uris[0]))
+        found = list_keys(fs, places[uris[0]][0], [key for _, key in places.values()], pays, self._patience)
+        return {uri: found[key] for uri, (_, key) in places.items() if key in found}
+
+    def _place(self, uri: str) -> tuple[str, str] | None:
+        """Bucket and key of an object that may be read and listed."""
+        try:
+            scheme = self.policy.check(uri)
+        except RejectError:
+            return None
+        if scheme == "file" or not can_list(fs := self._store(scheme)):
+            return None
+        bucket, key, version = fs.split_path(fs._strip_protocol(uri))
+        return (bucket, key) if key and not version else None
 
     def load(self, item: WorkItem) -> LoadedItem:
         """`item` with its media fetched at the same time. Raises RejectError for the first bad one."""
@@ -185,13 +238,17 @@ class Fetcher:
         if ref.is_vacant:
             raise RejectError(RejectCode.NO_MEDIUM, f"column {ref.column!r}, place {ref.index} (from 0)")
         if ref.uri is not None:
-            data = self.fetch(ref.uri)
+            blob = self.read(ref.uri)
         else:
             data = self._inline.read(item.manifest_file, item.manifest_row, ref.column, ref.index)
             check_size(len(data), self.policy.max_bytes)
+            blob = Blob(data, Stat(len(data), ()))
+        changed = difference(ref.expected, blob)
+        if changed is not None:
+            raise RejectError(RejectCode.SOURCE_CHANGED, changed)
         # Here and not once the item is used: what is known late is known after too much was begun.
-        self._sizes.note(len(data))
-        return data
+        self._sizes.note(len(blob.data))
+        return blob.data
 
     @property
     def _patience(self) -> Patience:

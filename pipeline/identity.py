@@ -1,56 +1,70 @@
 """The identity of media: what a fingerprint has in place of bytes that nobody wants to read to see a change.
 
-In: manifest rows. Out: for each medium the identity of each of its files. The first that there is counts: the
-manifest's `content_hash`; the hash of inline bytes; its etag, size, version, last_modified; what the store says
-now (not under `inputs.identity: trust`). No row is refused: what cannot be asked is an identity of its own. Raises
-IncompleteError where the store fails or refuses too many of the questions to believe the rest.
+In: manifest rows. Out: for each medium the identity of each of its files, and what the fetch is to compare. Under
+`inputs.identity: auto` the first that there is counts: the manifest's `content_hash`; the hash of inline bytes; its
+etag, size, version, last_modified; what the store says now. `trust` asks no store, `list` and `head` ask it whatever
+the manifest says, `content` hashes the bytes of every file. No row is refused: what cannot be asked is an identity of
+its own. Raises IncompleteError where the store fails or refuses too many of the questions to believe the rest.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import islice
 
-from pipeline.errors import IncompleteError, RejectCode, RejectError
+from pipeline.answers import Answers
+from pipeline.asking import ask_store
+from pipeline.blobs import Stat
+from pipeline.config import IdentityMode
+from pipeline.errors import RejectCode, RejectError
+from pipeline.expected import BYTES, MISSING, Marks, given_marks
 from pipeline.fetch import Fetcher
 from pipeline.fingerprint import Identity
-from pipeline.manifest.rows import ManifestRow
-from pipeline.types import MediaKind, MediaRef
+from pipeline.manifest.rows import ManifestRow, new_digest
+from pipeline.types import Media, MediaKind, MediaRef
 
-__all__ = ["IdentifiedMedia", "Identifier", "tells_content"]
-
-IdentifiedMedia = list[tuple[MediaKind, list[Identity]]]
-"""An item's media in order, with the identity of each file."""
-
-_CONTENT_TAGS = ("bytes", "content_hash")
+__all__ = ["Identified", "Identifier", "is_content"]
 
 _THREADS = 32
 """Asking a store is waiting: at 20 ms a HEAD some 1,600 files/s."""
 
-_FAILED_MIN = 10
-_FAILED_FRACTION = 0.05
-"""More failures than both are a store or a role that is broken, not some objects that are."""
+_CONTENT = ("bytes", "content_hash")
 
-_EARLY_ASKED = 200
-_EARLY_FRACTION = 0.5
-"""Seconds of asking tell expired credentials; retrying a whole lake against them takes a night."""
+_Known = tuple[Identity, Marks]
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """A row's media in order: as the work list has them (`expected` filled in), and the identity of each file."""
+
+    media: tuple[Media, ...]
+    identities: tuple[tuple[MediaKind, tuple[Identity, ...]], ...]
+
+    @property
+    def content_known(self) -> bool:
+        """Whether equal identities are equal content: of every file the bytes are known, not only where they lie."""
+        return all(is_content(one) for _, files in self.identities for one in files)
+
+
+def is_content(identity: Identity) -> bool:
+    """Whether files with this identity have the same bytes, wherever they lie."""
+    return identity[0] in _CONTENT
 
 
 class Identifier:
-    """Finds identities under the policy of `fetcher`; `ask_store` is `inputs.identity: auto`. Use as a context.
+    """Finds identities under the policy of `fetcher`; `mode` is `inputs.identity`. Use as a context.
 
     A refusal that only the config decides (scheme, folder, size) is part of the identity: an item that was
     rejected for it counts as changed once the config allows it.
     """
 
-    def __init__(self, fetcher: Fetcher, *, ask_store: bool) -> None:
+    def __init__(self, fetcher: Fetcher, mode: IdentityMode) -> None:
         self._fetcher = fetcher
-        self._ask_store = ask_store
+        self._mode = mode
         self._refused_folders: dict[str, bool] = {}
-        self._answers = _Answers()
+        self._answers = Answers()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stat")
 
     def __enter__(self) -> Identifier:
@@ -59,47 +73,62 @@ class Identifier:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def identify(self, rows: Sequence[ManifestRow]) -> Iterator[IdentifiedMedia]:
-        """For each of `rows` its media in order, with the identity of each file.
+    def identify(self, rows: Sequence[ManifestRow]) -> Iterator[Identified]:
+        """What is known of the media of each of `rows`.
 
         Raises IncompleteError once most of the first questions have failed.
         """
         answers = self._ask([uri for row in rows if self._asks(row) for uri in _uris(row)])
         for row in rows:
-            asks = self._asks(row)
-            found: list[Identity] = []
-            for ref, digest in zip(_refs(row), row.digests, strict=True):
-                if ref.is_vacant:
-                    found.append(("vacant",))
-                elif ref.uri is None:
-                    found.append(_of_bytes(row, digest or ""))
-                else:
-                    found.append(next(answers) if asks else self._given(row, ref.uri))
-            files = iter(found)
-            yield [(medium.kind, list(islice(files, len(medium.refs)))) for medium in row.media]
+            known = [
+                self._known(row, ref, digest, answers) for ref, digest in zip(_refs(row), row.digests, strict=True)
+            ]
+            yield _identified(row, known)
 
     def check(self) -> None:
         """Raise IncompleteError if too much of what was asked so far could not be judged. Call at the end."""
         self._answers.check()
 
+    def _known(self, row: ManifestRow, ref: MediaRef, digest: str | None, answers: Iterator[_Known]) -> _Known:
+        if ref.is_vacant:
+            return ("vacant",), ()
+        if ref.uri is None:
+            return self._of_bytes(row, digest or ""), ((BYTES, digest or ""),)
+        if self._asks(row):
+            return next(answers)
+        return self._given(row, ref.uri), () if self._mode == "trust" else given_marks(row, ref.uri)
+
     def _asks(self, row: ManifestRow) -> bool:
-        return self._ask_store and not row.identity
+        return self._mode != "trust" and not (self._mode == "auto" and row.identity)
 
-    def _ask(self, uris: Sequence[str]) -> Iterator[Identity]:
-        # In chunks, since a future costs as much as a local stat does; several a thread, so that none waits long.
-        size = max(1, len(uris) // (_THREADS * 4))
-        chunks = [uris[start : start + size] for start in range(0, len(uris), size)]
-        return chain.from_iterable(self._pool.map(lambda chunk: [self._stored(uri) for uri in chunk], chunks))
+    def _ask(self, uris: Sequence[str]) -> Iterator[_Known]:
+        if self._mode == "content":
+            # One a task: a file may be a gigabyte, and a chunk of files would wait for its largest.
+            return self._pool.map(self._hashed, uris)
+        if self._mode == "trust":
+            return iter(())
+        stats = ask_store(self._fetcher, uris, self._mode, self._pool, self._answers)
+        return (self._stored(uri, stat) for uri, stat in zip(uris, stats, strict=True))
 
-    def _stored(self, uri: str) -> Identity:
-        self._answers.check_early()
-        try:
-            stat = self._fetcher.stat(uri)
-        except RejectError as error:
-            self._answers.failed(error)
-            return _unknown(uri, error)
-        self._answers.given()
-        return (*self._too_large(str(stat.size_bytes)), "store", uri, *_flat(stat.marks))
+    def _stored(self, uri: str, found: Stat | RejectError) -> _Known:
+        if isinstance(found, RejectError):
+            return _unknown(uri, found)
+        return (*self._too_large(str(found.size_bytes)), "store", uri, *_flat(found.marks)), found.marks
+
+    def _hashed(self, uri: str) -> _Known:
+        found = self._answers.to(lambda: self._fetcher.digest(uri))
+        if isinstance(found, RejectError) and found.code is RejectCode.EMPTY_MEDIA:
+            found = new_digest().hexdigest()
+        if not isinstance(found, RejectError):
+            return (BYTES, found), ((BYTES, found),)
+        if found.code is RejectCode.MEDIA_TOO_LARGE:
+            # No byte of it is read; its state counts as changed with its size, or once the config allows it.
+            return self._stored(uri, self._answers.to(lambda: self._fetcher.stat(uri)))
+        return _unknown(uri, found)
+
+    def _of_bytes(self, row: ManifestRow, digest: str) -> Identity:
+        given = None if self._mode == "content" else dict(row.identity).get("content_hash")
+        return (BYTES, digest) if given is None else ("content_hash", given)
 
     def _given(self, row: ManifestRow, uri: str) -> Identity:
         given = dict(row.identity)
@@ -128,51 +157,26 @@ class Identifier:
         return ("too large",) if large else ()
 
 
-def tells_content(media: IdentifiedMedia) -> bool:
-    """Whether these identities are of bytes, so that items with equal fingerprints have equal content."""
-    return all(identity[0] in _CONTENT_TAGS for _, files in media for identity in files)
-
-
-class _Answers:
-    """How a store answered, counted by the threads that ask."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._asked = 0
-        self._codes: Counter[RejectCode] = Counter()
-        self._example = ""
-
-    def given(self) -> None:
-        with self._lock:
-            self._asked += 1
-
-    def failed(self, error: RejectError) -> None:
-        # What the policy refuses is no question; that there is no such object is an answer.
-        if error.code is RejectCode.URI_NOT_ALLOWED:
-            return
-        with self._lock:
-            self._asked += 1
-            if error.code is not RejectCode.NOT_FOUND:
-                self._codes[error.code] += 1
-                self._example = self._example or str(error)
-
-    def check(self) -> None:
-        with self._lock:
-            if self._codes.total() > max(_FAILED_MIN, _FAILED_FRACTION * self._asked):
-                raise self._stopped()
-
-    def check_early(self) -> None:
-        with self._lock:
-            if self._asked >= _EARLY_ASKED and self._codes.total() > _EARLY_FRACTION * self._asked:
-                raise self._stopped()
-
-    def _stopped(self) -> IncompleteError:
-        codes = ", ".join(f"{code} {count}" for code, count in self._codes.most_common())
-        return IncompleteError(
-            f"the store refused or failed {self._codes.total()} of {self._asked} questions about objects ({codes}), "
-            f"e.g. {self._example}; check credentials; nothing was changed; run again (or set inputs.identity: "
-            "trust, which asks no store)"
+def _identified(row: ManifestRow, known: Sequence[_Known]) -> Identified:
+    files = iter(known)
+    media: list[Media] = []
+    identities: list[tuple[MediaKind, tuple[Identity, ...]]] = []
+    for medium in row.media:
+        here = list(islice(files, len(medium.refs)))
+        refs = zip(medium.refs, here, strict=True)
+        media.append(
+            Media(medium.kind, tuple(MediaRef(ref.uri, ref.column, ref.index, marks) for ref, (_, marks) in refs))
         )
+        identities.append((medium.kind, tuple(identity for identity, _ in here)))
+    return Identified(tuple(media), tuple(identities))
+
+
+def _unknown(uri: str, error: RejectError) -> _Known:
+    if error.code is RejectCode.NOT_FOUND:
+        return ("missing", uri), MISSING
+    if error.code is RejectCode.URI_NOT_ALLOWED:
+        return ("refused", "uri", uri), ()
+    return ("unknown", uri), ()
 
 
 def _refs(row: ManifestRow) -> Iterator[MediaRef]:
@@ -181,19 +185,6 @@ def _refs(row: ManifestRow) -> Iterator[MediaRef]:
 
 def _uris(row: ManifestRow) -> Iterator[str]:
     return (ref.uri for ref in _refs(row) if ref.uri is not None and not ref.is_vacant)
-
-
-def _of_bytes(row: ManifestRow, digest: str) -> Identity:
-    given = dict(row.identity).get("content_hash")
-    return ("bytes", digest) if given is None else ("content_hash", given)
-
-
-def _unknown(uri: str, error: RejectError) -> Identity:
-    if error.code is RejectCode.NOT_FOUND:
-        return ("missing", uri)
-    if error.code is RejectCode.URI_NOT_ALLOWED:
-        return ("refused", "uri", uri)
-    return ("unknown", uri)
 
 
 def _flat(pairs: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -26,7 +26,7 @@ from pipeline.config import Config
 from pipeline.errors import ManifestError
 from pipeline.fetch import Fetcher
 from pipeline.fingerprint import item_fingerprint
-from pipeline.identity import IdentifiedMedia, Identifier, tells_content
+from pipeline.identity import Identified, Identifier
 from pipeline.index.carried import CarriedDigests
 from pipeline.index.carried_values import write_values
 from pipeline.index.commits import FileEntry
@@ -126,7 +126,7 @@ def make_plan(
 
 def _checks_ids_first(config: Config, manifest: Manifest) -> bool:
     # One Parquet column is cheap to read; other formats are parsed whole, which pays only where it spares questions.
-    asks = config.inputs.identity == "auto" and any(role in manifest.columns.names for role in MEDIA_ROLES)
+    asks = config.inputs.identity != "trust" and any(role in manifest.columns.names for role in MEDIA_ROLES)
     return asks or all(file.format is Format.PARQUET for file in manifest.files)
 
 
@@ -135,39 +135,39 @@ def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute:
     schema = work_schema(manifest.carry)
     with (
         Fetcher(policy) as fetcher,
-        Identifier(fetcher, ask_store=config.inputs.identity == "auto") as identifier,
+        Identifier(fetcher, config.inputs.identity) as identifier,
         pq.ParquetWriter(folder / "items.parquet", ITEMS, compression="zstd") as items,
         # Read once and thrown away: speed matters, not size.
         pq.ParquetWriter(folder / "candidates.parquet", schema, compression="lz4", use_dictionary=False) as candidates,
     ):
         for batch in manifest.batches(config.run.max_items):
-            media = list(identifier.identify(batch.rows))
-            table = to_work_table(_work_items(batch, media, compute, config.inputs.instruction), batch.carry)
+            identified = list(identifier.identify(batch.rows))
+            table = to_work_table(_work_items(batch, identified, compute, config.inputs.instruction), batch.carry)
             candidates.write_table(table)
             keys = [table.column(name) for name in ITEM_KEYS]
             carried = digests.of_table(batch.carry) if manifest.carry else pa.nulls(table.num_rows, pa.uint64())
-            shared = pa.array([config.inputs.dedupe and tells_content(each) for each in media], pa.bool_())
+            shared = pa.array([config.inputs.dedupe and each.content_known for each in identified], pa.bool_())
             items.write_table(pa.table([*keys, carried, shared], schema=ITEMS), row_group_size=_ITEMS_GROUP_ROWS)
         identifier.check()
 
 
 def _work_items(
-    batch: ManifestBatch, identities: Sequence[IdentifiedMedia], compute: str, default: str | None
+    batch: ManifestBatch, identified: Sequence[Identified], compute: str, default: str | None
 ) -> list[WorkItem]:
     usual = resolve_instruction(None, default)
     items: list[WorkItem] = []
-    for row, media in zip(batch.rows, identities, strict=True):
+    for row, known in zip(batch.rows, identified, strict=True):
         fingerprint = item_fingerprint(
             compute,
             instruction=usual if row.instruction is None else resolve_instruction(row.instruction, default),
             fps=row.fps,
             max_frames=row.max_frames,
             texts=row.texts,
-            media=media,
+            media=known.identities,
         )
         items.append(
             WorkItem(
-                row.id, row.texts, row.media, row.instruction, row.fps, row.max_frames, fingerprint, batch.file,
+                row.id, row.texts, known.media, row.instruction, row.fps, row.max_frames, fingerprint, batch.file,
                 row.row, 0,
             )
         )  # fmt: skip

@@ -42,6 +42,7 @@ MEDIA = pa.list_(
                             pa.field("uri", pa.string()),  # null: inline in the manifest
                             pa.field("column", pa.string(), nullable=False),
                             pa.field("index", pa.int32(), nullable=False),
+                            pa.field("expected", pa.map_(pa.string(), pa.string())),  # what planning knew of the file
                         ]
                     )
                 ),

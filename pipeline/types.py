@@ -47,11 +47,13 @@ class MediaRef:
 
     Inline bytes are cell `column` of the item's manifest row, element `index` if that cell is a list. An empty `uri`
     is a place without a medium: null in a list, or an empty URI. The item is a reject, and no file is looked for.
+    `expected` is what planning knew of the file, as (name, text), and what the fetch compares (`pipeline.expected`).
     """
 
     uri: str | None
     column: str
     index: int
+    expected: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_vacant(self) -> bool:

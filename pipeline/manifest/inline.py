@@ -1,7 +1,7 @@
 """Inline media: bytes that lie in the manifest itself.
 
-In: a manifest file, a row, a column, an index in the cell. Out: the bytes. Refused with RejectError: a cell that
-no longer holds bytes (FETCH_FAILED: the manifest changed after planning; the next run plans anew).
+In: a manifest file, a row, a column, an index in the cell. Out: the bytes. Refused with RejectError: a row or cell
+that no longer holds bytes (SOURCE_CHANGED: the next run plans anew), and a file that cannot be read (FETCH_FAILED).
 """
 
 from __future__ import annotations
@@ -67,12 +67,14 @@ class InlineReader:
         """The bytes of cell (`row`, `column`) of `file`, element `index` if the cell is a list."""
         try:
             cell = self._patiently(file, row, column)
+        except IndexError as error:
+            raise RejectError(RejectCode.SOURCE_CHANGED, f"the manifest changed after planning: {error}") from None
         except Exception as error:  # noqa: BLE001 - every file system raises its own; the item is what cannot be read
             detail = f"cannot read the manifest again: {type(error).__name__}: {error}"
             raise RejectError(RejectCode.FETCH_FAILED, detail) from None
         data = _bytes_of(cell, index)
         if data is None:
-            raise RejectError(RejectCode.FETCH_FAILED, "the manifest changed after planning: the cell has no bytes")
+            raise RejectError(RejectCode.SOURCE_CHANGED, "the manifest changed after planning: the cell has no bytes")
         return data
 
     @retry(stop=stop_after_attempt(_ATTEMPTS), wait=wait_random_exponential(0.2, 5), reraise=True)

@@ -23,7 +23,7 @@ from pipeline.manifest.columns import IDENTITY_ROLES, MEDIA_ROLES
 from pipeline.manifest.scalars import Place, fps_of, id_strings, max_frames_of
 from pipeline.types import Media, MediaKind, MediaRef
 
-__all__ = ["ManifestRow", "manifest_rows"]
+__all__ = ["ManifestRow", "manifest_rows", "new_digest"]
 
 _DIGEST_BYTES = 16
 """128 bits: no two of a lake's files meet by accident, nor by anyone's effort short of 2^64 hashes."""
@@ -153,8 +153,15 @@ def _refs(
     return refs
 
 
+def new_digest() -> hashlib.blake2b:
+    """A hash that takes the bytes of a file, wherever they lie: equal bytes have equal hex digits."""
+    return hashlib.blake2b(digest_size=_DIGEST_BYTES)
+
+
 def _digest(scalar: pa.Scalar) -> str:
-    return hashlib.blake2b(scalar.as_buffer(), digest_size=_DIGEST_BYTES).hexdigest()
+    digest = new_digest()
+    digest.update(scalar.as_buffer())
+    return digest.hexdigest()
 
 
 def _identities(table: pa.Table, n: int) -> list[tuple[tuple[str, str], ...]]:

@@ -47,7 +47,10 @@ def _media_rows(media: Sequence[Media]) -> list[dict[str, Any]]:
     return [
         {
             "kind": str(medium.kind),
-            "refs": [{"uri": ref.uri, "column": ref.column, "index": ref.index} for ref in medium.refs],
+            "refs": [
+                {"uri": ref.uri, "column": ref.column, "index": ref.index, "expected": ref.expected}
+                for ref in medium.refs
+            ],
         }
         for medium in media
     ]
@@ -57,7 +60,10 @@ def _item(row: dict[str, Any]) -> WorkItem:
     media = tuple(
         Media(
             MediaKind(medium["kind"]),
-            tuple(MediaRef(ref["uri"], ref["column"], ref["index"]) for ref in medium["refs"]),
+            tuple(
+                MediaRef(ref["uri"], ref["column"], ref["index"], tuple(ref["expected"] or ()))
+                for ref in medium["refs"]
+            ),
         )
         for medium in row["media"]
     )

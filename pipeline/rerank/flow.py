@@ -186,7 +186,7 @@ def _plan(
         run_id=run.run_id,
         compute_fingerprint=run.compute_fingerprint,
         policy=run.policy,
-        ask_store=run.config.inputs.identity == "auto",
+        identity=run.config.inputs.identity,
         max_attempts=run.config.run.max_attempts,
         tile_pairs=run.config.run.block_items,
         live=live,

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from pipeline.candidates.candidates import Candidates
 from pipeline.candidates.pairs import CANDIDATES
 from pipeline.comparison import check_ids
+from pipeline.config import IdentityMode
 from pipeline.fetch import Fetcher
 from pipeline.fingerprint import item_fingerprint
 from pipeline.identity import Identifier
@@ -120,7 +121,7 @@ def make_rerank_plan(
     run_id: str,
     compute_fingerprint: str,
     policy: FetchPolicy,
-    ask_store: bool,
+    identity: IdentityMode,
     max_attempts: int,
     tile_pairs: int,
     live: Sequence[FileEntry] = (),
@@ -129,7 +130,7 @@ def make_rerank_plan(
 ) -> RerankPlan:
     """Compare the lists with the score table in `store` and write the work list to `work_store` (default: `store`).
 
-    `tile_pairs`: pairs of one tile; `ask_store` is `inputs.identity: auto`. Raises ManifestError, or IncompleteError
+    `tile_pairs`: pairs of one tile; `identity` is `inputs.identity`. Raises ManifestError, or IncompleteError
     where a store fails too many questions about objects.
     """
     target = work_store or store
@@ -137,7 +138,7 @@ def make_rerank_plan(
         folder = Path(name)
         listed = (batch for table in candidates.batches() for batch in table.to_batches())
         fill_table(ledger.db, "candidates", CANDIDATES, listed)
-        with Fetcher(policy) as fetcher, Identifier(fetcher, ask_store=ask_store) as identifier:
+        with Fetcher(policy) as fetcher, Identifier(fetcher, identity) as identifier:
             for table, column, side in (("queries", "query_id", queries), ("documents", "doc_id", documents)):
                 wanted = _wanted(ledger, side.manifest, column)
                 fill_table(ledger.db, table, _ITEM, _items(side, wanted, identifier, compute_fingerprint))
@@ -186,17 +187,17 @@ def _wanted(ledger: Ledger, manifest: Manifest, column: str) -> NDArray[np.bool_
 def _work_items(
     rows: Sequence[ManifestRow], file: str, side: Side, identifier: Identifier, compute: str
 ) -> Iterator[WorkItem]:
-    for row, media in zip(rows, identifier.identify(rows), strict=True):
+    for row, known in zip(rows, identifier.identify(rows), strict=True):
         fingerprint = item_fingerprint(
             compute,
             instruction=side.instruction(row.instruction),
             fps=row.fps,
             max_frames=row.max_frames,
             texts=row.texts,
-            media=media,
+            media=known.identities,
         )
         yield WorkItem(
-            row.id, row.texts, row.media, row.instruction, row.fps, row.max_frames, fingerprint, file, row.row, 0
+            row.id, row.texts, known.media, row.instruction, row.fps, row.max_frames, fingerprint, file, row.row, 0
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.blobs import Blob, Stat
 from pipeline.config import FetchConfig
 from pipeline.errors import ConfigError, RejectCode, RejectError
 from pipeline.fetch import Fetcher, FetchPolicy
@@ -174,7 +175,7 @@ def test_reading_ahead_is_concurrent_and_bounded(tmp_path: Path, monkeypatch: py
     size, running, peak, begun = 1 << 20, 0, 0, 0
     lock = threading.Lock()
 
-    def slow(self: Fetcher, uri: str) -> bytes:
+    def slow(self: Fetcher, uri: str) -> Blob:
         nonlocal running, peak, begun
         with lock:
             running, begun = running + 1, begun + 1
@@ -182,9 +183,9 @@ def test_reading_ahead_is_concurrent_and_bounded(tmp_path: Path, monkeypatch: py
         time.sleep(0.02)
         with lock:
             running -= 1
-        return b"x" * size
+        return Blob(b"x" * size, Stat(size, ()))
 
-    monkeypatch.setattr(Fetcher, "fetch", slow)
+    monkeypatch.setattr(Fetcher, "read", slow)
     policy = FetchPolicy.of(FetchConfig(), str(tmp_path))
     with Fetcher(policy, threads=4, ahead_bytes=6 * size) as fetch:
         taken = 0
@@ -201,7 +202,7 @@ MIB = 1 << 20
 
 def fetching(monkeypatch: pytest.MonkeyPatch, read: Callable[[str], bytes], ahead_bytes: int) -> Fetcher:
     """A fetcher whose files are what `read` makes of their URIs."""
-    monkeypatch.setattr(Fetcher, "fetch", lambda _, uri: read(uri))
+    monkeypatch.setattr(Fetcher, "read", lambda _, uri: Blob(read(uri), Stat(0, ())))
     return Fetcher(FetchPolicy.of(FetchConfig(), None), ahead_bytes=ahead_bytes)
 
 

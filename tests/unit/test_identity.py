@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.blobs import Stat
-from pipeline.config import FetchConfig
+from pipeline.config import FetchConfig, IdentityMode
 from pipeline.errors import ExitCode, IncompleteError, RejectCode, RejectError
 from pipeline.fetch import Fetcher, FetchPolicy
 from pipeline.fingerprint import Identity
@@ -20,14 +20,15 @@ from tests.fixtures.s3_server import S3Server
 
 
 def identities(
-    path: Path | str, *, ask_store: bool = True, options: dict[str, Any] | None = None, **fetch: Any
+    path: Path | str, *, mode: IdentityMode = "auto", options: dict[str, Any] | None = None, **fetch: Any
 ) -> list[list[Identity]]:
     """Per row the identities of all files."""
     manifest = opened(path) if options is None else _opened_with(str(path), options)
     policy = FetchPolicy.of(FetchConfig(storage_options=options or {}, **fetch), manifest.folder)
-    with Fetcher(policy) as fetcher, Identifier(fetcher, ask_store=ask_store) as identifier:
-        found = list(identifier.identify(rows_of(manifest)))
-    return [[one for _, files in media for one in files] for media in found]
+    with Fetcher(policy) as fetcher, Identifier(fetcher, mode) as identifier:
+        return [
+            [one for _, files in known.identities for one in files] for known in identifier.identify(rows_of(manifest))
+        ]
 
 
 def _opened_with(path: str, options: dict[str, Any]) -> Any:
@@ -57,9 +58,9 @@ def test_the_store_is_asked_and_sees_changes(tmp_path: Path) -> None:
 
 def test_trust_is_the_uri_alone(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "m.parquet", {"id": ["1"], "image": ["a.png"]})
-    missing = identities(path, ask_store=False)
+    missing = identities(path, mode="trust")
     (tmp_path / "a.png").write_bytes(b"x")
-    assert identities(path, ask_store=False) == missing == [[("uri", str(tmp_path / "a.png"))]]
+    assert identities(path, mode="trust") == missing == [[("uri", str(tmp_path / "a.png"))]]
 
 
 def test_identity_columns_spare_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +73,7 @@ def test_identity_columns_spare_the_store(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_inline_bytes_are_their_hash_and_move_freely(tmp_path: Path) -> None:
     a = identities(write_parquet(tmp_path / "a.parquet", {"id": ["1", "2"], "image": [b"x", b"y"], "etag": ["e", "e"]}))
-    b = identities(write_parquet(tmp_path / "b.parquet", {"id": ["2", "1"], "image": [b"y", b"x"]}), ask_store=False)
+    b = identities(write_parquet(tmp_path / "b.parquet", {"id": ["2", "1"], "image": [b"y", b"x"]}), mode="trust")
     assert a == b[::-1]
     assert a[0] != a[1]
 
@@ -107,8 +108,10 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answers: Sequence[Rej
     monkeypatch.setattr(Fetcher, "stat", stat)
     manifest = opened(write_parquet(tmp_path / "m.parquet", rows))
     policy = FetchPolicy.of(FetchConfig(), manifest.folder)
-    with Fetcher(policy) as fetcher, Identifier(fetcher, ask_store=True) as identifier:
-        found = [one for media in identifier.identify(rows_of(manifest)) for _, files in media for one in files]
+    with Fetcher(policy) as fetcher, Identifier(fetcher, "auto") as identifier:
+        found = [
+            one for known in identifier.identify(rows_of(manifest)) for _, files in known.identities for one in files
+        ]
         identifier.check()
     return found
 
@@ -149,7 +152,7 @@ def test_wrong_credentials_stop_the_plan(s3_server: S3Server, tmp_path: Path) ->
     path = write_parquet(tmp_path / "m.parquet", {"id": list(range(12)), "image": [f"{bucket}/{i}" for i in range(12)]})
     options = {"s3": {**s3_server.storage_options["s3"], "secret": "wrong-canary"}}
     policy = FetchPolicy.of(FetchConfig(storage_options=options), None)
-    with Fetcher(policy) as fetcher, Identifier(fetcher, ask_store=True) as identifier:
+    with Fetcher(policy) as fetcher, Identifier(fetcher, "auto") as identifier:
         list(identifier.identify(rows_of(opened(path))))
         with pytest.raises(IncompleteError, match=r"12 of 12 .*ACCESS_DENIED") as error:
             identifier.check()

@@ -46,8 +46,8 @@ def outcome(manifest: Manifest) -> object:
 
 def identities(manifest: Manifest) -> list[Any]:
     policy = FetchPolicy.of(FetchConfig(), manifest.folder)
-    with Fetcher(policy) as fetcher, Identifier(fetcher, ask_store=True) as identifier:
-        found = list(identifier.identify(rows_of(manifest)))
+    with Fetcher(policy) as fetcher, Identifier(fetcher, "auto") as identifier:
+        found = [known.identities for known in identifier.identify(rows_of(manifest))]
         identifier.check()
     return found
 

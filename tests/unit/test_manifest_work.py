@@ -11,7 +11,8 @@ from pipeline.schema import work_schema
 from pipeline.types import Media, MediaKind, MediaRef, WorkItem
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-REF = st.builds(MediaRef, st.none() | TEXT, TEXT, st.integers(0, 99))
+MARKS = st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple)
+REF = st.builds(MediaRef, st.none() | TEXT, TEXT, st.integers(0, 99), MARKS)
 MEDIA = st.builds(Media, st.sampled_from(MediaKind), st.lists(REF, max_size=3).map(tuple))
 ITEM = st.builds(
     WorkItem,

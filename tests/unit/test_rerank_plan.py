@@ -57,7 +57,7 @@ def planned(
         run_id="r",
         compute_fingerprint="c",
         policy=FetchPolicy.of(FetchConfig(), str(folder)),
-        ask_store=True,
+        identity="auto",
         max_attempts=3,
         tile_pairs=tile_pairs,
         **options,

@@ -1,0 +1,83 @@
+"""How a store answers questions about its objects, counted, so that a broken store or role is told from broken objects.
+
+In: questions. Out: their answers, or the reject that stands for one. Raises IncompleteError where too many failed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+from pipeline.errors import IncompleteError, RejectCode, RejectError
+
+__all__ = ["Answers"]
+
+T = TypeVar("T")
+
+_FAILED_MIN = 10
+_FAILED_FRACTION = 0.05
+"""More failures than both are a store or a role that is broken, not some objects that are."""
+
+_EARLY_ASKED = 200
+_EARLY_FRACTION = 0.5
+"""Seconds of asking tell expired credentials; retrying a whole lake against them takes a night."""
+
+_FAILURES = frozenset({RejectCode.ACCESS_DENIED, RejectCode.FETCH_FAILED, RejectCode.FETCH_TIMEOUT})
+"""What judges nothing. That there is no such object, or a too large one, is an answer."""
+
+
+class Answers:
+    """The count, kept by the threads that ask."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._codes: Counter[RejectCode] = Counter()
+        self._example = ""
+
+    def to(self, question: Callable[[], T]) -> T | RejectError:
+        """What `question` gives, or the reject that it raises. Raises IncompleteError once most have failed."""
+        self._check_early()
+        try:
+            answer = question()
+        except RejectError as error:
+            self._failed(error)
+            return error
+        self.given(1)
+        return answer
+
+    def given(self, count: int) -> None:
+        """Note `count` good answers."""
+        with self._lock:
+            self._asked += count
+
+    def check(self) -> None:
+        """Raise IncompleteError if more failed than a sound store would let."""
+        with self._lock:
+            if self._codes.total() > max(_FAILED_MIN, _FAILED_FRACTION * self._asked):
+                raise self._stopped()
+
+    def _failed(self, error: RejectError) -> None:
+        # What the policy refuses is no question.
+        if error.code is RejectCode.URI_NOT_ALLOWED:
+            return
+        with self._lock:
+            self._asked += 1
+            if error.code in _FAILURES:
+                self._codes[error.code] += 1
+                self._example = self._example or str(error)
+
+    def _check_early(self) -> None:
+        with self._lock:
+            if self._asked >= _EARLY_ASKED and self._codes.total() > _EARLY_FRACTION * self._asked:
+                raise self._stopped()
+
+    def _stopped(self) -> IncompleteError:
+        codes = ", ".join(f"{code} {count}" for code, count in self._codes.most_common())
+        return IncompleteError(
+            f"the store refused or failed {self._codes.total()} of {self._asked} questions about objects ({codes}), "
+            f"e.g. {self._example}; check credentials; nothing was changed; run again (or set inputs.identity: "
+            "trust, which asks no store)"
+        )
