@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,7 +41,7 @@ _USERINFO = re.compile(r"^[a-z0-9+]+://[^/]*@", re.IGNORECASE)
 class Stored:
     """A file found by a listing: `path` relative to the store's root, size in bytes.
 
-    `modified_s` is when it was written, in seconds since 1970 on the store's own clock; infinite if the store is silent.
+    `modified_s` is when it was written, in seconds since 1970 on the store's own clock; infinite if that is unknown.
     """
 
     path: str
@@ -119,7 +119,7 @@ class Store:
         # Some stores list a folder that was emptied as an object of its own, without a name below the prefix.
         return [file for file in self._find(prefix) if _is_ours(file.path)]
 
-    def temporaries(self, prefix: str = "") -> list[Stored]:
+    def temporaries(self, prefix: str = "") -> Sequence[Stored]:
         """What unfinished writes have in the folder `prefix` and below, by path: of writes under way, or cut off."""
         return [file for file in self._find(prefix) if _name(file.path).startswith(_TEMPORARY)]
 
@@ -185,7 +185,7 @@ class Store:
             raise
         remote.close()
 
-    def _find(self, prefix: str) -> list[Stored]:
+    def _find(self, prefix: str) -> Sequence[Stored]:
         found = self._retry(lambda: self.fs.find(self.full(prefix), detail=True))
         start = len(self.base.rstrip("/")) + 1
         files = ((path[start:], info) for path, info in found.items() if info["type"] == "file")

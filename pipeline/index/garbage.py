@@ -36,9 +36,9 @@ _PROBE = re.compile(rf"{LOG_FOLDER}/probe-[0-9a-f]+")
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """`kept` and `dropped` are snapshots. `commits` are those that go, the dropped snapshots and old progress, ascending.
+    """`kept` and `dropped` are snapshots. `commits` are those that go: the dropped snapshots and old progress.
 
-    `files` go after them: of the tables, of `changes/`, of the work folders, and what dead runs left in the log.
+    All ascend. `files` go after them: of the tables, of `changes/`, of the work folders, and what dead runs left in the log.
     """
 
     kept: tuple[int, ...]
@@ -48,7 +48,13 @@ class Garbage:
 
 
 def sort_out(
-    commits: Sequence[Commit], files: Sequence[Stored], litter: Sequence[Stored], *, keep: int, run_id: str, now_s: float
+    commits: Sequence[Commit],
+    files: Sequence[Stored],
+    litter: Sequence[Stored],
+    *,
+    keep: int,
+    run_id: str,
+    now_s: float,
 ) -> Garbage:
     """What may go where the `keep` newest snapshots are to stay readable and run `run_id` owns the output.
 
