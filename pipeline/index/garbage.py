@@ -38,7 +38,7 @@ _PROBE = re.compile(rf"{LOG_FOLDER}/probe-[0-9a-f]+")
 class Garbage:
     """`kept` and `dropped` are snapshots. `commits` are those that go: the dropped snapshots and old progress.
 
-    All ascend. `files` go after them: of the tables, of `changes/`, of the work folders, and what dead runs left in the log.
+    All ascend. `files` go after them: of the tables, of `changes/`, work folders, and what the dead left in the log.
     """
 
     kept: tuple[int, ...]
