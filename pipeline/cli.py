@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pipeline.config import Config, load_config
 from pipeline.console import ends_quietly
 from pipeline.errors import ConfigError, ExitCode, LakevecError, RejectError
+from pipeline.history import add_history_commands
 from pipeline.storage import Store, open_store
 
 __all__ = ["main"]
@@ -44,12 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument(
         "--table", choices=["vectors", "rejects", "scores"], help="default: scores where it holds some, else vectors"
     )
+    files.add_argument(
+        "--snapshot", type=int, metavar="SEQ", help="as an earlier snapshot has it (default: the newest)"
+    )
     files.add_argument("--json", action="store_true", help="with rows, bytes and checksum")
     files.set_defaults(run=_files)
 
     verify = commands.add_parser("verify", help="check every promise that an index makes")
     _add_output(verify)
     verify.set_defaults(run=_verify)
+    add_history_commands(commands, _add_output, _store)
 
     render = commands.add_parser("render", help="show the exact prompt, token count and frames of an item")
     render.add_argument("config")
@@ -111,7 +116,7 @@ def _files(options: argparse.Namespace) -> int:
     from pipeline.index.files import live_files
 
     store = _store(options)
-    for entry in live_files(store, options.table):
+    for entry in live_files(store, options.table, options.snapshot):
         uri = store.uri(entry.path)
         print(json.dumps(asdict(entry) | {"uri": uri}) if options.json else uri)
     return ExitCode.COMPLETE

@@ -15,6 +15,7 @@ from pipeline.driving import drive, judge, status_of, sweep, timed
 from pipeline.errors import ExitCode
 from pipeline.index.carried import has_other_columns
 from pipeline.index.claim import Claim
+from pipeline.index.collect import sweep_work
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.log import Log
 from pipeline.plan import Plan, make_plan
@@ -56,7 +57,7 @@ def _embed(config: Config, summary: Summary, stop: StopRequest, listen_again: Ca
         check_same_kind(run, Log(run.store).state())
     with Claim.acquire(run.store, run.run_id, fingerprint=run.compute_fingerprint) as claim:
         run = continue_index(run, claim.state)
-        sweep(run.store, "_work")  # only the owner gets here: what lies there is a dead run's
+        sweep_work(claim)
         _log.info("run %s: reading the manifest %s", run.run_id, run.manifest.path)
         try:
             live = _bring_up_to_date(run, claim, summary, stop, listen_again)

@@ -16,6 +16,7 @@ from pipeline.config import Config, ModelConfig
 from pipeline.errors import ConfigError, ManifestError, OwnershipError, scrub
 from pipeline.fingerprint import compute_fingerprint
 from pipeline.index.carried import settled, stored_carry
+from pipeline.index.files import made_by
 from pipeline.index.snapshot import kind_info
 from pipeline.index.state import IndexState
 from pipeline.manifest.arrow_types import has_empty_struct
@@ -168,9 +169,9 @@ def check_same_kind(run: OfKind, state: IndexState) -> None:
     if state.snapshot.fingerprint != run.compute_fingerprint:
         raise OwnershipError(
             f"{run.store.root} holds another kind of index: its compute fingerprint is {state.snapshot.fingerprint} "
-            f"(run {state.snapshot.run_id}), this config's is {run.compute_fingerprint}; the model, the instruction, "
+            f"(run {made_by(state.snapshot)}), this config's is {run.compute_fingerprint}; the model, the instruction, "
             "sampling or a pixel budget differs: "
-            f"reports/{state.snapshot.run_id}/summary.json has that run's config; {advice}"
+            f"reports/{made_by(state.snapshot)}/summary.json has that run's config; {advice}"
         )
     for key, wanted in run.kind.items():
         stored = state.snapshot.info.get(key)

@@ -7,13 +7,15 @@ known to create a key exclusively.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -37,10 +39,14 @@ _USERINFO = re.compile(r"^[a-z0-9+]+://[^/]*@", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file found by a listing: `path` relative to the store's root, size in bytes."""
+    """A file found by a listing: `path` relative to the store's root, size in bytes.
+
+    `modified_s` is when it was written, in seconds since 1970 on the store's own clock; infinite if that is unknown.
+    """
 
     path: str
     bytes: int
+    modified_s: float = field(default=math.inf, compare=False)
 
 
 def resolve(
@@ -110,12 +116,12 @@ class Store:
 
     def list(self, prefix: str = "") -> list[Stored]:
         """Every file in the folder `prefix` and below, by path; empty if there is no such folder."""
-        found = self._retry(lambda: self.fs.find(self.full(prefix), detail=True))
-        start = len(self.base.rstrip("/")) + 1
-        listed = [Stored(path[start:], int(info["size"])) for path, info in found.items() if info["type"] == "file"]
         # Some stores list a folder that was emptied as an object of its own, without a name below the prefix.
-        kept = [file for file in listed if _is_ours(file.path)]
-        return sorted(kept, key=lambda file: file.path)
+        return [file for file in self._find(prefix) if _is_ours(file.path)]
+
+    def temporaries(self, prefix: str = "") -> Sequence[Stored]:
+        """What unfinished writes have in the folder `prefix` and below, by path: of writes under way, or cut off."""
+        return [file for file in self._find(prefix) if _name(file.path).startswith(_TEMPORARY)]
 
     def delete(self, rel: str) -> None:
         """Remove the file `rel`; nothing happens if it is not there."""
@@ -123,6 +129,12 @@ class Store:
             self._retry(lambda: self.fs.rm_file(self.full(rel)))
         except FileNotFoundError:
             return
+
+    def delete_empty_folder(self, rel: str) -> None:
+        """Remove the folder `rel` if nothing is in it. An object store has no such folders."""
+        if self.is_local:
+            with suppress(OSError):
+                Path(self.full(rel)).rmdir()
 
     def put(self, rel: str, data: bytes) -> None:
         """Write `rel` whole, over what was there: a reader sees the old bytes or the new, never a part."""
@@ -173,6 +185,12 @@ class Store:
             raise
         remote.close()
 
+    def _find(self, prefix: str) -> Sequence[Stored]:
+        found = self._retry(lambda: self.fs.find(self.full(prefix), detail=True))
+        start = len(self.base.rstrip("/")) + 1
+        files = ((path[start:], info) for path, info in found.items() if info["type"] == "file")
+        return sorted((Stored(path, int(info["size"]), _modified_s(info)) for path, info in files), key=_path)
+
     def _retry(self, call: Callable[[], T]) -> T:
         return retrying(self.deadline_s)(call)
 
@@ -217,8 +235,22 @@ class Store:
 
 
 def _is_ours(rel: str) -> bool:
-    name = rel.rpartition("/")[2]
+    name = _name(rel)
     return bool(name) and not name.startswith(_TEMPORARY)
+
+
+def _name(rel: str) -> str:
+    return rel.rpartition("/")[2]
+
+
+def _path(file: Stored) -> str:
+    return file.path
+
+
+def _modified_s(info: Mapping[str, Any]) -> float:
+    # What local files, S3 and memory call it.
+    at = next((info[key] for key in ("mtime", "LastModified", "created") if info.get(key) is not None), math.inf)
+    return at.timestamp() if isinstance(at, datetime) else float(at)
 
 
 def _temporary_beside(target: Path) -> Path:

@@ -88,6 +88,8 @@ class Claim:
                 log.append(claimed)
             except LostRaceError:
                 continue
+            if log.head() != claimed.seq:
+                continue  # others went on while this put was on its way, and its number had been collected: see `log`
             claim = cls(store, claimed, state, renew_s)
             claim._heartbeat.start()
             if foreign:

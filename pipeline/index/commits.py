@@ -14,12 +14,13 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.errors import IndexCorruptError
 
-__all__ = ["Commit", "CommitKind", "FileEntry", "Table", "dump_commit", "load_commit"]
+__all__ = ["TABLE_PATH", "Commit", "CommitKind", "FileEntry", "Table", "dump_commit", "load_commit"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 # gc deletes by these paths and a reader opens them: one that leaves the tables must not parse.
-_Path = Annotated[str, Field(pattern=r"^(vectors|rejects|scores)/run=[A-Za-z0-9._-]+/[A-Za-z0-9_-]+\.parquet$")]
+TABLE_PATH = r"^(vectors|rejects|scores)/run=[A-Za-z0-9._-]+/[A-Za-z0-9_-]+\.parquet$"
+_Path = Annotated[str, Field(pattern=TABLE_PATH)]
 _RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 _Count = Annotated[int, Field(ge=0)]
 

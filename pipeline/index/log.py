@@ -3,9 +3,10 @@
 In: a store, commits. Out: commits, the folded state. Refused: a number that is taken (LostRaceError), a hole
 after the newest snapshot or a document that is no commit (IndexCorruptError).
 
-A number is never used twice: the next one follows the greatest there is, and collecting garbage removes
-progress commits older than the newest snapshot only. The newest commit and every claim stay; the number that
-a stale owner tries next is the claim that displaced it, so its put must fail.
+The next number follows the greatest there is. Collecting garbage removes snapshots that are kept no longer, and
+progress commits older than the newest snapshot; the newest commit and every claim stay. The number that a stale owner
+tries next is the claim that displaced it, so its put must fail. A run that read the head before and is late with its
+claim may find a removed number free; it sees the greater ones as soon as it has put it, and has claimed nothing.
 """
 
 from __future__ import annotations
@@ -67,16 +68,19 @@ class Log:
 
         Raises IndexCorruptError where a number is missing between them.
         """
-        numbers = self.numbers()
-        newest: list[Commit] = []
-        with ThreadPoolExecutor(_READERS) as pool:
-            for stop in range(len(numbers), 0, -_READERS):
-                batch = pool.map(self._load_if_there, numbers[max(0, stop - _READERS) : stop])
-                newest = _from_snapshot([commit for commit in batch if commit]) + newest
-                if newest and newest[0].kind is CommitKind.SNAPSHOT:
-                    break
+        while True:
+            numbers = self.numbers()
+            newest, vanished = self._newest(numbers)
+            # The newest snapshot of that listing may be collected before it is read, but only after a newer one came.
+            if not vanished or self.head() == numbers[-1]:
+                break
         self._check_gapless(newest)
         return newest
+
+    def read_all(self) -> list[Commit]:
+        """Every commit there is, ascending: those older than the newest snapshot too, as far as they are kept."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            return [commit for commit in pool.map(self._load_if_there, self.numbers()) if commit]
 
     def state(self) -> IndexState:
         """What the index is now."""
@@ -99,6 +103,21 @@ class Log:
         if not self.store.put_if_absent(commit_path(commit.seq), dump_commit(commit)):
             raise LostRaceError(f"commit {commit.seq} exists")
         return commit
+
+    def _newest(self, numbers: list[int]) -> tuple[list[Commit], bool]:
+        """The newest snapshot among `numbers` and what follows it, and whether some of that was gone."""
+        newest: list[Commit] = []
+        vanished = False
+        with ThreadPoolExecutor(_READERS) as pool:
+            for stop in range(len(numbers), 0, -_READERS):
+                asked = numbers[max(0, stop - _READERS) : stop]
+                there = _from_snapshot([commit for commit in pool.map(self._load_if_there, asked) if commit])
+                newest = there + newest
+                ends = bool(newest) and newest[0].kind is CommitKind.SNAPSHOT
+                vanished |= len(there) < sum(not ends or seq >= newest[0].seq for seq in asked)
+                if ends:
+                    break
+        return newest, vanished
 
     def _load_if_there(self, seq: int) -> Commit | None:
         # Garbage may be collected under us, older than the newest snapshot; a hole after it is found later.

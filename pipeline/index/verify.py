@@ -18,7 +18,7 @@ from pipeline.errors import IndexCorruptError
 from pipeline.index.carried import carried_fields
 from pipeline.index.commits import Commit, FileEntry, Table
 from pipeline.index.digest import digest_columns, format_digest
-from pipeline.index.files import holds_scores, newest_snapshot
+from pipeline.index.files import holds_scores, newest_snapshot, table_files
 from pipeline.index.log import LOG_FOLDER
 from pipeline.index.parquet import open_parquet, sha256_of
 from pipeline.index.scratch import Scratch, scratch
@@ -52,7 +52,7 @@ def verify(store: Store) -> list[Violation]:
         snapshot = newest_snapshot(store)
     except IndexCorruptError as error:
         return [Violation("log", LOG_FOLDER, str(error))]
-    sizes = {file.path: file.bytes for table in Table for file in store.list(table)}
+    sizes = {file.path: file.bytes for file in table_files(store)}
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         checked = list(pool.map(lambda entry: _check_file(store, snapshot, entry, sizes), snapshot.live))
     violations = [each for found in checked for each in found]

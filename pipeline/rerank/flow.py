@@ -12,6 +12,7 @@ from pipeline.config import MIB
 from pipeline.driving import drive, judge, status_of, sweep, timed
 from pipeline.errors import ExitCode
 from pipeline.index.claim import Claim
+from pipeline.index.collect import sweep_work
 from pipeline.index.commits import FileEntry
 from pipeline.index.log import Log
 from pipeline.progress import Progress
@@ -78,7 +79,7 @@ def _rerank(
         check_same_kind(run, Log(run.store).state())
     with Claim.acquire(run.store, run.run_id, fingerprint=run.compute_fingerprint) as claim:
         check_same_kind(run, claim.state)
-        sweep(run.store, "_work")  # only the owner gets here: what lies there is a dead run's
+        sweep_work(claim)
         try:
             rejects = _bring_up_to_date(run, claim, summary, stop, listen_again)
         finally:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.config import VectorSpec
 from pipeline.errors import ConfigError
 from pipeline.index.commits import FileEntry, Table
-from pipeline.index.files import newest_snapshot
+from pipeline.index.files import made_by, newest_snapshot
 from pipeline.index.parquet import open_parquet
 from pipeline.retrieval.codes import column_names
 from pipeline.storage import Store
@@ -71,7 +71,7 @@ def open_index(store: Store) -> VectorIndex:
         for key, value in (schema.metadata or {}).items()
         if key.startswith(b"lakevec.")
     }
-    return VectorIndex(store, tuple(files), specs, schema, facts, snapshot.run_id)
+    return VectorIndex(store, tuple(files), specs, schema, facts, made_by(snapshot))
 
 
 def _schema(store: Store, path: str) -> pa.Schema:

@@ -15,7 +15,7 @@ from pipeline.index.merge import run_merge
 from pipeline.index.snapshot import commit_snapshot, spec_info
 from pipeline.index.verify import verify
 from pipeline.storage import Store, open_store
-from tests.fixtures.faulty_store import Crash, crashing
+from tests.fixtures.faulty_store import Crash, Moment, crashing
 from tests.fixtures.index_cases import (
     CARRY,
     FINGERPRINT,
@@ -126,22 +126,22 @@ def test_a_stale_owner_cannot_publish(local: Store) -> None:
     stale.__exit__(None, None, None)
 
 
-def _crash_second_night(folder: Path, at: int, after: bool) -> tuple[Store, bool]:
+def _crash_second_night(folder: Path, at: int, moment: Moment) -> tuple[Store, bool]:
     """A finished first night, and a second one that dies at write `at`. Says whether it died."""
     store = open_store(str(folder))
     finish_run(store, "night1", NIGHT1, ROWS1)
     try:
-        finish_run(crashing(store, at, after), "night2", NIGHT2, ROWS2)
+        finish_run(crashing(store, at, moment), "night2", NIGHT2, ROWS2)
     except Crash:
         return store, True
     return store, False
 
 
-@pytest.mark.parametrize("after", [False, True])
-def test_a_crash_at_any_write_leaves_a_sound_index(tmp_path: Path, after: bool) -> None:
+@pytest.mark.parametrize("moment", [Moment.AFTER, Moment.TORN])  # before a write is after the one before it
+def test_a_crash_at_any_write_leaves_a_sound_index(tmp_path: Path, moment: Moment) -> None:
     published: list[bool] = []
     for at in range(100):
-        store, died = _crash_second_night(tmp_path / str(at), at, after)
+        store, died = _crash_second_night(tmp_path / str(at), at, moment)
         if not died:
             break
         seen = as_rows(store, Log(store).state().live)
