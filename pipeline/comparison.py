@@ -50,8 +50,9 @@ _CLASSES = """
 CREATE TABLE classes AS
 SELECT items.n AS n,
        CASE WHEN live.id IS NULL THEN 'new'
+            WHEN $recompute THEN 'recomputed'
             WHEN coalesce(live.reject, live.vector) <> items.fingerprint THEN 'changed'
-            WHEN live.reject IS NOT NULL AND live.retryable AND coalesce(tried.attempts, 0) < ? THEN 'retryable'
+            WHEN tried.forced OR live.retryable AND coalesce(tried.attempts, 0) < $max_attempts THEN 'retryable'
             WHEN stale.n IS NOT NULL THEN 'carried'
             ELSE 'unchanged' END AS class,
        done.id IS NOT NULL AS done,
@@ -67,11 +68,15 @@ LEFT JOIN (SELECT DISTINCT id, fingerprint FROM outcomes WHERE is_part) AS done
 
 @dataclass(frozen=True, slots=True)
 class PlanCounts:
-    """items = new + changed + carried + unchanged + retryable, and to_do = new + changed + retryable - resumed.
+    """How many items are of which class, and what that comes to.
+
+    items = new + changed + carried + unchanged + retryable + recomputed;
+    to_do = new + changed + retryable + recomputed - resumed.
 
     `carried` items have other values in carried columns and nothing else: their rows are rewritten without the model.
     `deleted` are live ids that left the manifest; `resumed` items were done by a run that did not get to its
-    snapshot; `live` counts the ids of the live index.
+    snapshot; `live` counts the ids of the live index. `recomputed` are in the index and embedded again for what the
+    job asks of every item; whether they changed too is not looked at.
     """
 
     items: int
@@ -84,6 +89,7 @@ class PlanCounts:
     resumed: int
     to_do: int
     live: int
+    recomputed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +112,20 @@ def compare(
     parts: Sequence[FileEntry],
     max_attempts: int,
     digests: CarriedDigests | None = None,
+    retry: Sequence[str] = (),
+    recompute: bool = False,
 ) -> Comparison:
     """Compare the items of the local `items_file` with the index in `store`. Raises ManifestError.
 
     `parts` are those whose vectors would be the same: they count as done where the fingerprint is the item's.
-    `digests` made the items' `carried`; without it carried columns are not compared.
+    `digests` made the items' `carried`; without it carried columns are not compared. Rejects of the codes `retry` are
+    tried again whatever they are. With `recompute` no live row counts as done, its id does as there.
     """
     with scratch(store) as found:
-        _load(found, items_file, live, parts, digests)
+        _load(found, items_file, live, parts, digests, retry)
         found.db.execute(_LIVE)
         found.db.execute(_STALE)
-        found.db.execute(_CLASSES, [max_attempts])
+        found.db.execute(_CLASSES, {"max_attempts": max_attempts, "recompute": recompute})
         counts = _counts(found)
         to_do = np.zeros(counts.items, np.uint16)
         query = "SELECT n, attempts FROM classes WHERE class NOT IN ('unchanged', 'carried') AND NOT done"
@@ -147,6 +156,7 @@ def _load(
     live: Sequence[FileEntry],
     parts: Sequence[FileEntry],
     digests: CarriedDigests | None,
+    retry: Sequence[str],
 ) -> None:
     found.db.execute(
         "CREATE TABLE items AS SELECT id, fingerprint, carried, file_row_number AS n "
@@ -155,9 +165,12 @@ def _load(
     )
     _refuse_duplicates(found, "items")
     found.load_outcomes(live, parts, digests=digests)
-    with _registered(found, "incoming_tried", _tried(found.store, live)):
+    with _registered(found, "incoming_tried", _tried(found.store, live, retry)):
         # max(): one reject an id is an invariant of the index; a broken index must not multiply rows here.
-        found.db.execute("CREATE TABLE tried AS SELECT id, max(attempts) AS attempts FROM incoming_tried GROUP BY id")
+        found.db.execute(
+            "CREATE TABLE tried AS SELECT id, max(attempts) AS attempts, bool_or(forced) AS forced "
+            "FROM incoming_tried GROUP BY id"
+        )
 
 
 def _refuse_duplicates(found: Scratch, table: str) -> None:
@@ -170,15 +183,19 @@ def _refuse_duplicates(found: Scratch, table: str) -> None:
         raise DuplicateIdsError(duplicates[0][2], {each: rows for each, rows, _ in duplicates})
 
 
-def _tried(store: Store, live: Sequence[FileEntry]) -> pa.Table:
-    schema = pa.schema([("id", pa.string()), ("attempts", pa.int32())])
+def _tried(store: Store, live: Sequence[FileEntry], retry: Sequence[str]) -> pa.Table:
+    """Rejects that may be tried again; `forced` ones, of the codes `retry`, however often they were."""
+    schema = pa.schema([("id", pa.string()), ("attempts", pa.int32()), ("forced", pa.bool_())])
+    codes = pa.array(retry, pa.string())
     tables = [schema.empty_table()]
     for entry in live:
         if entry.table == Table.REJECTS:
             with open_parquet(store, entry.path) as parquet:
-                rows = parquet.read(columns=["id", "attempts", "retryable"])
-            rows = rows.filter(pc.fill_null(rows["retryable"], False))
-            tables.append(pa.table([rows["id"].cast(pa.string()), rows["attempts"]], schema=schema))
+                rows = parquet.read(columns=["id", "code", "attempts", "retryable"])
+            forced = pc.is_in(rows["code"], value_set=codes)
+            columns = [rows["id"].cast(pa.string()), rows["attempts"], forced]
+            again = pc.or_(forced, pc.fill_null(rows["retryable"], False))
+            tables.append(pa.table(columns, schema=schema).filter(again))
     return pa.concat_tables(tables)
 
 
@@ -200,8 +217,9 @@ def _counts(found: Scratch) -> PlanCounts:
         "SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM live), "
         "(SELECT count(*) FROM live ANTI JOIN items USING (id))"
     ).fetchall()
-    to_do = by_class["new"] + by_class["changed"] + by_class["retryable"] - resumed
+    to_do = sum(by_class[name] for name in _ASK_THE_MODEL) - resumed
     return PlanCounts(items=items, deleted=deleted, resumed=resumed, to_do=to_do, live=live, **by_class)
 
 
-_NAMES = ("new", "changed", "carried", "unchanged", "retryable")
+_ASK_THE_MODEL = ("new", "changed", "retryable", "recomputed")
+_NAMES = (*_ASK_THE_MODEL, "carried", "unchanged")

@@ -29,7 +29,7 @@ STATUS = {
 }
 
 COUNTS = (
-    "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "encoded",
+    "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "recomputed", "encoded",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from pipeline.errors import IndexCorruptError
 from pipeline.index.carried_values import GROUP_ROWS, CarriedValues
 from pipeline.index.columns import check_columns, unify
 from pipeline.index.commits import FileEntry, Table
+from pipeline.index.derive import Derivation
 from pipeline.index.parquet import open_parquet, write_file
 from pipeline.index.scratch import Scratch, scratch
 from pipeline.index.winners import Census, choose_winners
@@ -56,6 +57,7 @@ class MergeTask:
     """The rows of several files that become one new file of `run_id`, with the columns of `schema`.
 
     `carried_path`: a file of `schema.carried_schema`, whose values replace those of the rows with its ids.
+    `derivation`: how vector columns of other specs become those of `schema`.
     """
 
     table: Table
@@ -63,6 +65,7 @@ class MergeTask:
     schema: pa.Schema
     inputs: tuple[MergeInput, ...]
     carried_path: str | None
+    derivation: Derivation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +127,20 @@ def plan_merge(
     run_id: str,
     target_bytes: int,
     carried_path: str | None = None,
+    replaced: Sequence[FileEntry] = (),
+    derivation: Derivation | None = None,
 ) -> MergePlan:
     """Decide the next live set from the present one, the parts since, and the items at `items_path`.
 
     `schemas` are the tables' present ones (`schema.vectors_schema`, `schema.rejects_schema`). `carried_path` has the
-    carried values that stored rows lack (as `carried_values` writes them). Memory is
+    carried values that stored rows lack (as `carried_values` writes them). `replaced` are live files that go with all
+    their rows, whatever these say; `derivation` is how live vectors get the columns of `schemas`. Memory is
     bounded by DuckDB's limit and a bit a row of the files that lose some. Missing items are left in the census.
     """
     with scratch(store) as found:
         found.load_items(items_path)
         found.load_carried(carried_path)
-        found.load_outcomes(live, parts, schemas)
+        found.load_outcomes(live, parts, schemas, derivation=derivation)
         census = choose_winners(found)
         shares = [share for share in _shares(found) if share.kept_rows]
         untouched, groups = [], []
@@ -150,10 +156,11 @@ def plan_merge(
             schema=schemas[group[0].entry.table],
             inputs=tuple(inputs[share.number] for share in group),
             carried_path=carried_path,
+            derivation=derivation,
         )
         for group in groups
     ]
-    return MergePlan(tuple(tasks), tuple(share.entry for share in untouched), tuple(live), census)
+    return MergePlan(tuple(tasks), tuple(share.entry for share in untouched), (*live, *replaced), census)
 
 
 def run_merge(store: Store, task: MergeTask) -> FileEntry:
@@ -246,12 +253,14 @@ def _kept_batches(store: Store, task: MergeTask, each: MergeInput) -> Iterator[p
     with open_parquet(store, each.entry.path) as parquet:
         if parquet.metadata.num_rows != each.entry.rows:
             raise IndexCorruptError(f"{where} holds {parquet.metadata.num_rows} rows, the log says {each.entry.rows}")
-        check_columns(parquet.schema_arrow, task.schema, where)
+        found = parquet.schema_arrow
+        check_columns(task.derivation.schema_of(found) if task.derivation else found, task.schema, where)
         carried = _values_for(store, task, each, parquet) if each.carried else None
         start = 0
         for group in range(parquet.num_row_groups):
             for batch in parquet.read_row_group(group).to_batches():
-                rows = unify(_select(batch, start, each), task.schema)
+                rows = _select(batch, start, each)
+                rows = unify(task.derivation.rows_of(rows) if task.derivation else rows, task.schema)
                 yield rows if carried is None else carried.laid_over(rows)
                 start += batch.num_rows
 
