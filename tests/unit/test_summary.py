@@ -37,7 +37,7 @@ def test_every_key_of_the_contract(tmp_path: Path) -> None:
     }  # fmt: skip
     assert set(document["counts"]) == {
         "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed",
-        "encoded", "vectors", "rejects",
+        "recomputed", "encoded", "vectors", "rejects",
     }  # fmt: skip
     assert document["counts"]["encoded"] == 8
     assert document["exit_code"] == 5
