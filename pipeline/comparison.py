@@ -48,7 +48,7 @@ WHERE is_vector AND outcomes.carried IS DISTINCT FROM items.carried
 _REJECTED = """
 CREATE TABLE rejected AS
 SELECT live.id AS id, live.reject AS fingerprint, coalesce(tried.attempts, 0) AS attempts,
-       live.retryable AND coalesce(tried.attempts, 0) < ? AS again
+       coalesce(tried.forced, false) OR (live.retryable AND coalesce(tried.attempts, 0) < ?) AS again
 FROM live LEFT JOIN tried ON live.id = tried.id
 WHERE live.reject IS NOT NULL
 """
@@ -58,6 +58,7 @@ _CLASSES = """
 CREATE TABLE classes AS
 SELECT items.n AS n, items.fingerprint AS fingerprint, items.shared AS shared,
        CASE WHEN live.id IS NULL THEN 'new'
+            WHEN ? THEN 'recomputed'
             WHEN coalesce(live.reject, live.vector) <> items.fingerprint THEN 'changed'
             WHEN rejected.again THEN 'retryable'
             WHEN stale.n IS NOT NULL THEN 'carried'
@@ -76,9 +77,9 @@ LEFT JOIN (SELECT DISTINCT id, fingerprint FROM outcomes WHERE is_part) AS done
 # An item that is rejected for good counts too where its content has a vector by now: its row follows that one.
 _WANTING = """
 CREATE TABLE wanting AS
-SELECT n, fingerprint, shared, attempts, class IN ('new', 'changed', 'retryable') AS to_do
+SELECT n, fingerprint, shared, attempts, class NOT IN ('unchanged', 'carried') AS to_do
 FROM classes
-WHERE NOT done AND (class IN ('new', 'changed', 'retryable') OR (shared AND is_rejected))
+WHERE NOT done AND (class NOT IN ('unchanged', 'carried') OR (shared AND is_rejected))
 """
 
 _KNOWN = """
@@ -89,7 +90,7 @@ SELECT contents.fingerprint AS fingerprint,
        coalesce(bool_or(outcomes.is_part), false) AS has_part,
        coalesce(bool_or(rejected.again), false) AS again,
        coalesce(max(rejected.attempts), 0) AS attempts
-FROM contents JOIN outcomes ON contents.fingerprint = outcomes.fingerprint
+FROM contents JOIN outcomes ON contents.fingerprint = outcomes.fingerprint AND (outcomes.is_part OR NOT ?)
 LEFT JOIN rejected ON outcomes.id = rejected.id AND NOT outcomes.is_part AND NOT outcomes.is_vector
 GROUP BY contents.fingerprint
 """
@@ -110,13 +111,16 @@ WHERE to_do OR has_vector
 
 @dataclass(frozen=True, slots=True)
 class PlanCounts:
-    """items = new + changed + carried + unchanged + retryable; to_do: of new, changed and retryable those that are
-    neither resumed nor duplicates.
+    """How many items are of which class, and what that comes to.
+
+    items = new + changed + carried + unchanged + retryable + recomputed;
+    to_do = new + changed + retryable + recomputed, but for those that are resumed or duplicates.
 
     `carried` items have other values in carried columns and nothing else: their rows are rewritten without the model.
     `deleted` are live ids that left the manifest; `resumed` items were done by a run that did not get to its
     snapshot; `duplicates` get the row of an item of equal content, embedded in this run or before; `live` counts the
-    ids of the live index.
+    ids of the live index. `recomputed` are in the index and embedded again for what the job asks of every item;
+    whether they changed too is not looked at.
     """
 
     items: int
@@ -130,6 +134,7 @@ class PlanCounts:
     duplicates: int
     to_do: int
     live: int
+    recomputed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,19 +157,24 @@ def compare(
     parts: Sequence[FileEntry],
     max_attempts: int,
     digests: CarriedDigests | None = None,
+    retry: Sequence[str] = (),
+    recompute: bool = False,
 ) -> Comparison:
     """Compare the items of the local `items_file` with the index in `store`. Raises ManifestError.
 
     `parts` are those whose vectors would be the same: they count as done where the fingerprint is the item's.
-    `digests` made the items' `carried`; without it carried columns are not compared.
+    `digests` made the items' `carried`; without it carried columns are not compared. Rejects of the codes `retry` are
+    tried again whatever they are. With `recompute` no live row counts as done, its id does as there.
     """
     with scratch(store) as found:
-        _load(found, items_file, live, parts, digests)
+        _load(found, items_file, live, parts, digests, retry)
         found.db.execute(_LIVE)
         found.db.execute(_STALE)
         found.db.execute(_REJECTED, [max_attempts])
-        for query in (_CLASSES, _WANTING, _KNOWN, _SETTLED):
-            found.db.execute(query)
+        found.db.execute(_CLASSES, [recompute])
+        found.db.execute(_WANTING)
+        found.db.execute(_KNOWN, [recompute])
+        found.db.execute(_SETTLED)
         counts = _counts(found)
         to_do = np.zeros(counts.items, np.uint16)
         for batch in found.db.sql("SELECT n, attempts FROM settled WHERE leads").to_arrow_reader(1 << 20):
@@ -195,6 +205,7 @@ def _load(
     live: Sequence[FileEntry],
     parts: Sequence[FileEntry],
     digests: CarriedDigests | None,
+    retry: Sequence[str],
 ) -> None:
     found.db.execute(
         "CREATE TABLE items AS SELECT id, fingerprint, carried, shared, file_row_number AS n "
@@ -203,9 +214,12 @@ def _load(
     )
     _refuse_duplicates(found, "items")
     found.load_outcomes(live, parts, digests=digests)
-    with _registered(found, "incoming_tried", _tried(found.store, live)):
+    with _registered(found, "incoming_tried", _tried(found.store, live, retry)):
         # max(): one reject an id is an invariant of the index; a broken index must not multiply rows here.
-        found.db.execute("CREATE TABLE tried AS SELECT id, max(attempts) AS attempts FROM incoming_tried GROUP BY id")
+        found.db.execute(
+            "CREATE TABLE tried AS SELECT id, max(attempts) AS attempts, bool_or(forced) AS forced "
+            "FROM incoming_tried GROUP BY id"
+        )
 
 
 def _refuse_duplicates(found: Scratch, table: str) -> None:
@@ -218,15 +232,19 @@ def _refuse_duplicates(found: Scratch, table: str) -> None:
         raise DuplicateIdsError(duplicates[0][2], {each: rows for each, rows, _ in duplicates})
 
 
-def _tried(store: Store, live: Sequence[FileEntry]) -> pa.Table:
-    schema = pa.schema([("id", pa.string()), ("attempts", pa.int32())])
+def _tried(store: Store, live: Sequence[FileEntry], retry: Sequence[str]) -> pa.Table:
+    """Rejects that may be tried again; `forced` ones, of the codes `retry`, however often they were."""
+    schema = pa.schema([("id", pa.string()), ("attempts", pa.int32()), ("forced", pa.bool_())])
+    codes = pa.array(retry, pa.string())
     tables = [schema.empty_table()]
     for entry in live:
         if entry.table == Table.REJECTS:
             with open_parquet(store, entry.path) as parquet:
-                rows = parquet.read(columns=["id", "attempts", "retryable"])
-            rows = rows.filter(pc.fill_null(rows["retryable"], False))
-            tables.append(pa.table([rows["id"].cast(pa.string()), rows["attempts"]], schema=schema))
+                rows = parquet.read(columns=["id", "code", "attempts", "retryable"])
+            forced = pc.is_in(rows["code"], value_set=codes)
+            columns = [rows["id"].cast(pa.string()), rows["attempts"], forced]
+            again = pc.or_(forced, pc.fill_null(rows["retryable"], False))
+            tables.append(pa.table(columns, schema=schema).filter(again))
     return pa.concat_tables(tables)
 
 
@@ -257,4 +275,4 @@ def _counts(found: Scratch) -> PlanCounts:
     )
 
 
-_NAMES = ("new", "changed", "carried", "unchanged", "retryable")
+_NAMES = ("new", "changed", "carried", "unchanged", "retryable", "recomputed")

@@ -183,7 +183,7 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
         Stage.FETCH, True, "the read did not end within fetch.timeout_s", "run again, or raise fetch.timeout_s",
     ),
     RejectCode.SOURCE_CHANGED: RejectMeaning(
-        Stage.FETCH, True, "the file is not the one that was planned: it changed since, or the manifest tells of another",
+        Stage.FETCH, True, "the file is not the one that was planned: it changed since, or the manifest is wrong",
         "run again; if it stays, renew the manifest's identity columns, or set inputs.identity: head",
     ),
     RejectCode.MEDIA_TOO_LARGE: RejectMeaning(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pipeline.config import InputsConfig, ModelConfig
 from pipeline.types import MediaKind
 
-__all__ = ["Identity", "compute_fingerprint", "item_fingerprint"]
+__all__ = ["Identity", "compute_facts", "compute_fingerprint", "item_fingerprint"]
 
 Identity = tuple[str, ...]
 """What tells one state of a file from another: a tag that says how it is known, then the values."""
@@ -44,6 +44,23 @@ def compute_fingerprint(*, model_identity: str, model: ModelConfig, template_ver
         "inputs": inputs.model_dump(mode="json", exclude=undecisive),
     }
     return _hash(json.dumps(facts, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode("ascii"))
+
+
+def compute_facts(
+    *, model_identity: str, model: ModelConfig, template_version: str, inputs: InputsConfig
+) -> dict[str, str | int | float | bool | None]:
+    """What `compute_fingerprint` is of, as plain values by config key: to say later what differs."""
+    decisive = inputs.model_dump(mode="json", exclude=_UNDECISIVE_INPUTS)
+    facts = {"model": model_identity, "model.dtype": model.dtype, "template": template_version}
+    return facts | dict(_leaves("inputs", decisive))
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - a config's tree
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield from _leaves(f"{name}.{key}", each)
+    else:
+        yield name, value
 
 
 def item_fingerprint(

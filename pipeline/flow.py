@@ -21,7 +21,7 @@ from pipeline.index.log import Log
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import Progress
 from pipeline.provenance import table_metadata
-from pipeline.run import Run, check_same_kind, continue_index, new_run_id, open_run
+from pipeline.run import Run, continue_index, new_run_id, open_run, placed
 from pipeline.stages.chain import Chain, Step, part_items
 from pipeline.stages.committer import Committer
 from pipeline.stages.embed_work import EmbedWork
@@ -54,9 +54,13 @@ def _embed(config: Config, summary: Summary, stop: StopRequest, listen_again: Ca
     with timed(summary, "plan"):
         run = open_run(config, summary.run_id, uploaded=uploaded_working_dir())
         summary.compute_fingerprint = run.compute_fingerprint
-        check_same_kind(run, Log(run.store).state())
+        run = placed(run)
+        summary.config = run.config
     with Claim.acquire(run.store, run.run_id, fingerprint=run.compute_fingerprint) as claim:
         run = continue_index(run, claim.state)
+        if run.continuation.why:
+            what = "every item is embedded again" if run.continuation.recompute else "vectors are made from stored ones"
+            _log.info("run %s: %s: %s %s", run.run_id, what, run.store.root, run.continuation.why)
         sweep_work(claim)
         _log.info("run %s: reading the manifest %s", run.run_id, run.manifest.path)
         try:
@@ -79,29 +83,23 @@ def _bring_up_to_date(
             compute_fingerprint=run.compute_fingerprint,
             live=claim.state.live,
             parts=claim.state.parts_where(**run.kind),
+            recompute=run.continuation.recompute,
         )
     counts = plan.counts
     summary.counts = {
         name: getattr(counts, name)
         for name in (
-            "items",
-            "new",
-            "changed",
-            "carried",
-            "unchanged",
-            "deleted",
-            "retryable",
-            "resumed",
+            "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "recomputed",
             "duplicates",
         )
-    }
+    }  # fmt: skip
     _log.info(
         "run %s: %d items: %d new, %d changed, %d with other carried values, %d unchanged, %d deleted, %d to retry, "
-        "%d resumed, %d of a content that another has; %d to do",
+        "%d to recompute, %d resumed, %d of a content that another has; %d to do",
         run.run_id, counts.items, counts.new, counts.changed, counts.carried, counts.unchanged, counts.deleted,
-        counts.retryable, counts.resumed, counts.duplicates, counts.to_do,
+        counts.retryable, counts.recomputed, counts.resumed, counts.duplicates, counts.to_do,
     )  # fmt: skip
-    to_merge = counts.deleted or counts.resumed or counts.duplicates or counts.carried
+    to_merge = counts.deleted or counts.resumed or counts.duplicates or counts.carried or run.continuation.derivation
     to_rewrite = to_merge or has_other_columns(run.store, claim.state.live, plan.carry)
     if claim.state.snapshot and not (counts.to_do or to_rewrite):
         return claim.state.live
@@ -123,7 +121,7 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
     config, specs, hidden_dim = run.config, run.config.output.vectors, run.checkpoint.hidden_dim
     metadata = table_metadata(config, run.checkpoint.identity, run.compute_fingerprint, hidden_dim, run.run_id)
     summary.actors = {"prepare": pools.preparers, "encode": pools.encoders}
-    committer = Committer(claim, summary.tally, run.kind, config.run.commit_interval_s)
+    committer = Committer(claim, summary.tally, run.info, config.run.commit_interval_s)
     window_bytes = int(config.run.window_mb * MIB)
     prepare = PrepareSettings(
         run.model, run.checkpoint.identity, config.inputs, run.policy, window_bytes, config.run.window_tokens
@@ -171,7 +169,10 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
         publication = Publication(
             items_path=plan.items_path,
             carried_path=plan.carried_path,
-            live=claim.state.live,
+            live=() if run.continuation.recompute else claim.state.live,
+            replaced=claim.state.live if run.continuation.recompute else (),
+            derivation=run.continuation.derivation,
+            compute=run.compute_facts,
             parts=[*claim.state.parts_where(**run.kind), *committer.committed],
             specs=specs,
             hidden_dim=hidden_dim,

@@ -83,13 +83,15 @@ def make_plan(
     compute_fingerprint: str,
     live: Sequence[FileEntry] = (),
     parts: Sequence[FileEntry] = (),
+    recompute: bool = False,
     work_store: Store | None = None,
 ) -> Plan:
     """Compare the manifest with the index in `store` and write the work list to `work_store` (default: `store`).
 
     `live` are the newest snapshot's files, `parts` those of progress commits since that hold the same kind of
-    vectors. With `run.max_items` only the manifest's first rows are considered, as if it ended there. Raises
-    ManifestError, or IncompleteError where a store fails too many questions about objects.
+    vectors. With `recompute` every item is to do that `parts` do not have. With `run.max_items` only the manifest's
+    first rows are considered, as if it ended there. Raises ManifestError, or IncompleteError where a store fails too
+    many questions about objects.
     """
     target = work_store or store
     if _checks_ids_first(config, manifest):
@@ -109,6 +111,8 @@ def make_plan(
             parts=parts,
             max_attempts=config.run.max_attempts,
             digests=digests,
+            retry=config.run.retry,
+            recompute=recompute,
         )
         _guard_deletions(config, found.counts)
         base = f"_work/{run_id}"

@@ -15,7 +15,7 @@ from pipeline.index.log import Log
 from pipeline.plan import Plan, make_plan
 from pipeline.prepare import Preparer
 from pipeline.render import render
-from pipeline.run import Run, continue_index, new_run_id, open_run
+from pipeline.run import Run, continue_index, new_run_id, open_run, placed
 from pipeline.storage import open_store
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import WorkItem
@@ -28,7 +28,7 @@ def preview(config: Config) -> str:
 
     Raises what the job itself would raise before it loads the model.
     """
-    run = open_run(config, new_run_id(), uploaded=False)
+    run = placed(open_run(config, new_run_id(), uploaded=False))
     state = Log(run.store).state()
     run = continue_index(run, state)
     with tempfile.TemporaryDirectory(prefix="lakevec-preview-") as folder:
@@ -41,6 +41,7 @@ def preview(config: Config) -> str:
             compute_fingerprint=run.compute_fingerprint,
             live=state.live,
             parts=state.parts_where(**run.kind),
+            recompute=run.continuation.recompute,
             work_store=work_store,
         )
         with Fetcher(run.policy) as fetcher:
@@ -52,7 +53,7 @@ def preview(config: Config) -> str:
                 specs=config.output.vectors,
                 hidden_dim=run.checkpoint.hidden_dim,
             )
-    return _report(run, plan, cost)
+    return _report(config, run, plan, cost)
 
 
 def render_item(config: Config, item_id: str) -> str:
@@ -77,7 +78,7 @@ def _preparer(run: Run) -> Preparer:
     return Preparer(PromptTokenizer(run.checkpoint.folder), run.config.inputs)
 
 
-def _report(run: Run, plan: Plan, cost: Estimate) -> str:
+def _report(config: Config, run: Run, plan: Plan, cost: Estimate) -> str:
     counts = plan.counts
     modalities = ", ".join(f"{n} {kind}" for kind, n in cost.by_modality.items() if n) or "nothing"
     vectors = ", ".join(f"{name} {n / MIB:.2f} MiB" for name, n in cost.vector_bytes.items())
@@ -87,7 +88,7 @@ def _report(run: Run, plan: Plan, cost: Estimate) -> str:
         f"model      {run.config.model.path} ({run.checkpoint.identity})",
         f"items      {counts.new} new, {counts.changed} changed, {counts.carried} with other carried values, "
         f"{counts.unchanged} unchanged, {counts.deleted} deleted, "
-        f"{counts.retryable} to retry, {counts.resumed} done by an unfinished run, "
+        f"{counts.retryable} to retry, {counts.recomputed} to recompute, {counts.resumed} done by an unfinished run, "
         f"{counts.duplicates} of a content that another item has",
         f"to do      {counts.to_do} items: {modalities}",
         f"sample     {cost.sampled} items prepared in {cost.sample_s:.1f} s",
@@ -95,6 +96,16 @@ def _report(run: Run, plan: Plan, cost: Estimate) -> str:
         f"visual     {_tokens(cost.visual_tokens)}",
         f"vectors    {vectors}, uncompressed",
     ]
+    how = run.continuation
+    if run.config.output.path != config.output.path:
+        lines.append(
+            f"index      {config.output.path} holds another kind and stays as it is; this config's lies beside it"
+        )
+    if how.recompute:
+        lines.append(f"index      all is embedded again, none of the old vectors stays: {how.why}")
+    if how.derivation:
+        made = (f"{column.spec.name} from {column.source}" for column in how.derivation.columns)
+        lines.append(f"index      every row is written anew, without the model: {', '.join(made)}; {how.why}")
     if cost.rejects:
         rejects = ", ".join(f"{code} {n}" for code, n in sorted(cost.rejects.items()))
         lines.append(f"rejects    in the sample: {rejects}")

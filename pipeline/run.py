@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
 from pipeline.checkpoint import Checkpoint, resolve_checkpoint
 from pipeline.config import Config, ModelConfig
 from pipeline.errors import ConfigError, ManifestError, OwnershipError, scrub
-from pipeline.fingerprint import compute_fingerprint
+from pipeline.fingerprint import compute_facts, compute_fingerprint
 from pipeline.index.carried import settled, stored_carry
-from pipeline.index.files import made_by
+from pipeline.index.log import Log
 from pipeline.index.snapshot import kind_info
 from pipeline.index.state import IndexState
+from pipeline.kind import SAME_KIND, Continuation, beside, continuation
 from pipeline.manifest.arrow_types import has_empty_struct
 from pipeline.manifest.manifest import Manifest, open_manifest
 from pipeline.policy import FetchPolicy
@@ -27,28 +29,30 @@ from pipeline.storage import Store, open_store
 from pipeline.template import TEMPLATE_VERSION
 from pipeline.tokenizer import PromptTokenizer
 
-KIND_NAMES = {"specs": "vectors", "id_type": "ids of type", "table": "a table of"}
+_log = logging.getLogger("lakevec")
 
 REACH_DEADLINE_S = 10.0
 """Bad configs end in seconds: a store that does not answer once within this is out of reach."""
 
 __all__ = [
-    "OfKind",
     "Run",
     "check_carry",
     "check_lasting",
     "check_reachable",
-    "check_same_kind",
     "continue_index",
     "new_run_id",
     "open_run",
+    "placed",
     "settled_model",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One process's attempt at a job. `compute_fingerprint` covers everything but the items and the vector specs."""
+    """One process's attempt at a job. `compute_fingerprint` covers everything but the items and the vector specs.
+
+    `continuation`: how it goes on with the index that is there, once that is read.
+    """
 
     run_id: str
     config: Config
@@ -56,11 +60,32 @@ class Run:
     manifest: Manifest
     checkpoint: Checkpoint
     compute_fingerprint: str
+    continuation: Continuation = SAME_KIND
 
     @property
     def kind(self) -> dict[str, Any]:
         """What commits record of their rows besides the fingerprint: only equal ones may share an index."""
         return kind_info(self.config.output.vectors, self.checkpoint.hidden_dim, self.manifest.id_type)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What commits record of the run: its kind, and the facts behind its compute fingerprint."""
+        return self.kind | {"compute": self.compute_facts}
+
+    @property
+    def compute_facts(self) -> dict[str, Any]:
+        """What `compute_fingerprint` is of, by config key."""
+        return compute_facts(
+            model_identity=self.checkpoint.identity,
+            model=self.config.model,
+            template_version=TEMPLATE_VERSION,
+            inputs=self.config.inputs,
+        )
+
+    @property
+    def hidden_dim(self) -> int:
+        """Length of the model's vectors before any cut."""
+        return self.checkpoint.hidden_dim
 
     @property
     def policy(self) -> FetchPolicy:
@@ -102,6 +127,24 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
     return Run(run_id, config, store, manifest, checkpoint, fingerprint)
 
 
+def placed(run: Run) -> Run:
+    """`run`, its output beside `output.path` where the index there is of another kind and the config wants that.
+
+    Raises OwnershipError if the index is of another kind and the config says nothing of it.
+    """
+    how = continuation(run, Log(run.store).state())
+    if not how.beside:
+        return run
+    path = beside(run.config.output.path, run.compute_fingerprint)
+    _log.info(
+        "run %s: the index goes to %s, since %s holds another kind: %s", run.run_id, path, run.store.root, how.why
+    )
+    output = run.config.output.model_copy(update={"path": path})
+    store = open_store(path, run.config.fetch.storage_options)
+    check_reachable(store)
+    return replace(run, config=run.config.model_copy(update={"output": output}), store=store)
+
+
 def settled_model(model: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
     """`model`, resolved to `checkpoint`, as workers must resolve it."""
     if checkpoint.identity.startswith("local:"):
@@ -120,15 +163,19 @@ def check_lasting(output: str, *, uploaded: bool) -> None:
 
 
 def continue_index(run: Run, state: IndexState) -> Run:
-    """`run`, its carried columns of types that continue those of the index in `state`.
+    """`run`, its `continuation` settled, its carried columns of types that continue those of the index in `state`.
 
-    Raises OwnershipError if the index holds vectors of another kind, see `check_same_kind`, and ManifestError for a
-    carried column of which neither has a type that Parquet can hold.
+    Raises OwnershipError if the index holds vectors of another kind (see `kind`), and ManifestError for a carried
+    column of which neither has a type that Parquet can hold.
     """
-    check_same_kind(run, state)
+    how = continuation(run, state)
+    if how.beside:
+        raise OwnershipError(
+            f"{run.store.root} holds another kind of index too: {how.why}; give this job another output.path"
+        )
     carry = settled(run.manifest.carry, stored_carry(run.store, state.live))
     check_carry(carry, run.manifest.path)
-    return replace(run, manifest=run.manifest.with_carry(carry))
+    return replace(run, manifest=run.manifest.with_carry(carry), continuation=how)
 
 
 def check_carry(carry: Sequence[pa.Field], manifest: str) -> None:
@@ -139,44 +186,6 @@ def check_carry(carry: Sequence[pa.Field], manifest: str) -> None:
                 f"column {field.name!r} (carry) of the manifest {manifest} is {field.type}: Parquet cannot hold a "
                 "struct without members; give one of its rows a member, or leave the column out of manifest.carry"
             )
-
-
-class OfKind(Protocol):
-    """A run, by what tells whether an output is of its kind."""
-
-    @property
-    def store(self) -> Store:
-        """The output."""
-
-    @property
-    def compute_fingerprint(self) -> str:
-        """What decides its rows, but for the items."""
-
-    @property
-    def kind(self) -> dict[str, Any]:
-        """What commits record of their rows besides."""
-
-
-def check_same_kind(run: OfKind, state: IndexState) -> None:
-    """Check that the output in `state` holds rows of this run's kind.
-
-    Raises OwnershipError (exit 4) naming what differs: another compute fingerprint, other vector specs, or ids of
-    another type.
-    """
-    if state.snapshot is None:
-        return
-    advice = "give this job another output.path, or the config that made this index"
-    if state.snapshot.fingerprint != run.compute_fingerprint:
-        raise OwnershipError(
-            f"{run.store.root} holds another kind of index: its compute fingerprint is {state.snapshot.fingerprint} "
-            f"(run {made_by(state.snapshot)}), this config's is {run.compute_fingerprint}; the model, the instruction, "
-            "sampling or a pixel budget differs: "
-            f"reports/{made_by(state.snapshot)}/summary.json has that run's config; {advice}"
-        )
-    for key, wanted in run.kind.items():
-        stored = state.snapshot.info.get(key)
-        if stored != wanted:
-            raise OwnershipError(f"{run.store.root} holds {KIND_NAMES[key]} {stored}, this config {wanted}; {advice}")
 
 
 def check_reachable(store: Store) -> None:

@@ -29,7 +29,7 @@ STATUS = {
 }
 
 COUNTS = (
-    "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "duplicates",
+    "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "recomputed", "duplicates",
     "encoded",
 )  # fmt: skip
 

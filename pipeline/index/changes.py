@@ -7,26 +7,34 @@ others from the live files.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.index.commits import FileEntry, Table
+from pipeline.index.parquet import open_parquet
 from pipeline.index.scratch import Scratch
-from pipeline.spill import batches_of
+from pipeline.spill import batches_of, fill_table
+from pipeline.storage import Store
 
 __all__ = ["CHANGES_FOLDER", "Changes", "changes_path", "write_changes"]
 
 CHANGES_FOLDER = "changes"
 
+_IDS = pa.schema([pa.field("id", pa.string())])
+
 _GROUP_ROWS = 1 << 17
 
-# A row that merely moves to another file is no change; one that gets other carried values is.
+# A row that merely moves to another file is no change; one that gets other carried values is, and a derived one.
 _CHANGED = """
 CREATE OR REPLACE TABLE changes AS
-WITH before AS (SELECT id, file, row FROM outcomes WHERE NOT is_part AND is_vector),
-     after AS (SELECT id, file, row, is_copy OR changed AS is_other FROM chosen WHERE is_vector)
+WITH before AS (
+    SELECT id, file, row FROM outcomes WHERE NOT is_part AND is_vector UNION ALL SELECT id, -1, -1 FROM replaced
+),
+after AS (SELECT id, file, row, is_copy OR changed OR ? AS is_other FROM chosen WHERE is_vector)
 SELECT coalesce(after.id, before.id) AS id,
        CASE WHEN before.id IS NULL THEN 'insert' WHEN after.id IS NULL THEN 'delete' ELSE 'update' END AS op
 FROM before FULL JOIN after ON before.id = after.id
@@ -55,9 +63,13 @@ def changes_path(run_id: str) -> str:
     return f"{CHANGES_FOLDER}/run={run_id}.parquet"
 
 
-def write_changes(found: Scratch, run_id: str, id_type: pa.DataType) -> Changes:
-    """Write the changes from the live set to `found`'s chosen rows, ids as `id_type`."""
-    found.db.execute(_CHANGED)
+def write_changes(found: Scratch, run_id: str, id_type: pa.DataType, replaced: Sequence[FileEntry] = ()) -> Changes:
+    """Write the changes from the live set to `found`'s chosen rows, ids as `id_type`.
+
+    `replaced` are live files, too, of which no row is kept.
+    """
+    fill_table(found.db, "replaced", _IDS, _ids(found.store, replaced))
+    found.db.execute(_CHANGED, [found.derivation is not None])
     schema = pa.schema([pa.field("id", id_type, nullable=False), pa.field("op", pa.string(), nullable=False)])
     path = changes_path(run_id)
     with found.store.open_output(path) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
@@ -65,3 +77,11 @@ def write_changes(found: Scratch, run_id: str, id_type: pa.DataType) -> Changes:
             writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=_GROUP_ROWS)
     counts = dict(found.db.execute(_COUNTED).fetchall())
     return Changes(path, counts.get("insert", 0), counts.get("update", 0), counts.get("delete", 0))
+
+
+def _ids(store: Store, entries: Sequence[FileEntry]) -> Iterator[pa.RecordBatch]:
+    for entry in entries:
+        if entry.table == Table.VECTORS:
+            with open_parquet(store, entry.path) as parquet:
+                for batch in parquet.iter_batches(columns=["id"]):
+                    yield pa.RecordBatch.from_arrays([batch["id"].cast(pa.string())], schema=_IDS)

@@ -17,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
 from pipeline.errors import ConfigError
+from pipeline.index.changes import CHANGES_FOLDER
 from pipeline.index.claim import QUIET_S, Claim
 from pipeline.index.commits import Table
-from pipeline.index.garbage import CHANGES_FOLDER, WORK_FOLDER, Garbage, is_dead_work, sort_out
+from pipeline.index.garbage import WORK_FOLDER, Garbage, is_dead_work, sort_out
 from pipeline.index.log import LOG_FOLDER, Log, commit_path
 from pipeline.storage import Store
 

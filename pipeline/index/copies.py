@@ -9,10 +9,8 @@ file passes the target size, and rows are taken some thousands at a time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -123,5 +121,5 @@ def copied_rows(parquet: pq.ParquetFile, listed: pa.Table) -> Iterator[tuple[pa.
 
 
 def _rows_at_most(file_bytes: int, file_rows: int, target_bytes: int) -> int:
-    row_bytes: Any = file_bytes / max(1, file_rows)
-    return max(1, math.floor(target_bytes / max(1.0, row_bytes)))
+    row_bytes = max(1.0, file_bytes / max(1, file_rows))
+    return max(1, int(target_bytes / row_bytes))

@@ -13,15 +13,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pipeline.index.changes import CHANGES_FOLDER
 from pipeline.index.commits import TABLE_PATH, Commit, CommitKind, Table
 from pipeline.index.heartbeat import heartbeat_path
 from pipeline.index.log import LOG_FOLDER
 from pipeline.storage import Stored
 
-__all__ = ["CHANGES_FOLDER", "WORK_FOLDER", "Garbage", "is_dead_work", "sort_out"]
+__all__ = ["WORK_FOLDER", "Garbage", "is_dead_work", "sort_out"]
 
 WORK_FOLDER = "_work"
-CHANGES_FOLDER = "changes"
 
 LITTER_S = 24 * 3600.0
 """Unfinished writes and probes bear nobody's name, so only their age says that nobody is at them: a day, where the

@@ -25,6 +25,7 @@ from pipeline.index.changes import Changes, write_changes
 from pipeline.index.columns import check_columns, unify
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.copies import CopyRange, copied_rows, list_copies, read_copies
+from pipeline.index.derive import Derivation
 from pipeline.index.parquet import open_parquet, write_file
 from pipeline.index.scratch import Scratch, scratch
 from pipeline.index.winners import Census, choose_winners
@@ -61,6 +62,7 @@ class MergeTask:
     """The rows of several files that become one new file of `run_id`, with the columns of `schema`.
 
     `carried_path`: a file of `schema.carried_schema`, whose values replace those of the rows with its ids.
+    `derivation`: how vector columns of other specs become those of `schema`.
     """
 
     table: Table
@@ -68,6 +70,7 @@ class MergeTask:
     schema: pa.Schema
     inputs: tuple[MergeInput, ...]
     carried_path: str | None
+    derivation: Derivation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +137,22 @@ def plan_merge(
     run_id: str,
     target_bytes: int,
     carried_path: str | None = None,
+    replaced: Sequence[FileEntry] = (),
+    derivation: Derivation | None = None,
 ) -> MergePlan:
     """Decide the next live set from the present one, the parts since, and the items at `items_path`.
 
     `schemas` are the tables' present ones (`schema.vectors_schema`, `schema.rejects_schema`). `carried_path` has the
-    carried values that stored rows lack (as `carried_values` writes them). Memory is
+    carried values that stored rows lack (as `carried_values` writes them). `replaced` are live files that go with all
+    their rows, whatever these say; `derivation` is how live vectors get the columns of `schemas`. Memory is
     bounded by DuckDB's limit and a bit a row of the files that lose some. Missing items are left in the census.
     """
     with scratch(store) as found:
         found.load_items(items_path)
         found.load_carried(carried_path)
-        found.load_outcomes(live, parts, schemas)
+        found.load_outcomes(live, parts, schemas, derivation=derivation)
         census = choose_winners(found)
-        changes = write_changes(found, run_id, schemas[Table.VECTORS].field("id").type)
+        changes = write_changes(found, run_id, schemas[Table.VECTORS].field("id").type, replaced)
         copies = list_copies(found, f"_work/{run_id}/copies.parquet", target_bytes)
         shares = [share for share in _shares(found, copies) if share.kept_rows]
         untouched, groups = [], []
@@ -162,10 +168,11 @@ def plan_merge(
             schema=schemas[group[0].entry.table],
             inputs=tuple(_copy_input(share) if share.copies else inputs[share.number] for share in group),
             carried_path=carried_path,
+            derivation=derivation,
         )
         for group in groups
     ]
-    return MergePlan(tuple(tasks), tuple(share.entry for share in untouched), tuple(live), census, changes)
+    return MergePlan(tuple(tasks), tuple(share.entry for share in untouched), (*live, *replaced), census, changes)
 
 
 def run_merge(store: Store, task: MergeTask) -> FileEntry:
@@ -266,7 +273,8 @@ def _kept_batches(store: Store, task: MergeTask, each: MergeInput) -> Iterator[p
     with open_parquet(store, each.entry.path) as parquet:
         if parquet.metadata.num_rows != each.entry.rows:
             raise IndexCorruptError(f"{where} holds {parquet.metadata.num_rows} rows, the log says {each.entry.rows}")
-        check_columns(parquet.schema_arrow, task.schema, where)
+        found = parquet.schema_arrow
+        check_columns(task.derivation.schema_of(found) if task.derivation else found, task.schema, where)
         if each.copies:
             yield from _copies(store, task, each, parquet)
             return
@@ -274,7 +282,7 @@ def _kept_batches(store: Store, task: MergeTask, each: MergeInput) -> Iterator[p
         start = 0
         for group in range(parquet.num_row_groups):
             for batch in parquet.read_row_group(group).to_batches():
-                rows = unify(_select(batch, start, each), task.schema)
+                rows = _fitted(_select(batch, start, each), task)
                 yield rows if carried is None else carried.laid_over(rows)
                 start += batch.num_rows
 
@@ -287,8 +295,12 @@ def _copies(store: Store, task: MergeTask, each: MergeInput, parquet: pq.Parquet
         batch = _with(rows, "id", asked["id"].cast(rows.schema.field("id").type))
         if _FLAG in batch.schema.names:
             batch = _with(batch, _FLAG, asked["flag"])
-        batch = unify(batch, task.schema)
+        batch = _fitted(batch, task)
         yield batch if carried is None else carried.laid_over(batch)
+
+
+def _fitted(rows: pa.RecordBatch, task: MergeTask) -> pa.RecordBatch:
+    return unify(task.derivation.rows_of(rows) if task.derivation else rows, task.schema)
 
 
 def _values_for(store: Store, task: MergeTask, each: MergeInput, parquet: pq.ParquetFile) -> CarriedValues:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from pipeline.index.carried import CarriedDigests, carried_fields
 from pipeline.index.columns import check_columns
 from pipeline.index.commits import FileEntry, Table
+from pipeline.index.derive import Derivation
 from pipeline.index.parquet import open_parquet
 from pipeline.schema import ITEM_KEYS, ITEMS
 from pipeline.spill import fill_table, spilling_database
@@ -52,7 +53,7 @@ _CARRIED = pa.schema([pa.field("id", pa.string()), pa.field("place", pa.int64())
 class Scratch:
     """The database. `files` are numbered by their place: live files first, then parts in commit order.
 
-    `reshaped` are the numbers of vectors files whose carried columns are not those of the given schemas.
+    `reshaped` are the numbers of vectors files whose columns are not those of the given schemas.
     """
 
     def __init__(self, store: Store, db: duckdb.DuckDBPyConnection) -> None:
@@ -61,6 +62,7 @@ class Scratch:
         self.files: tuple[FileEntry, ...] = ()
         self.n_live = 0
         self.reshaped: set[int] = set()
+        self.derivation: Derivation | None = None
 
     def load_items(self, items_path: str) -> None:
         """Fill `items` from `items_path`, a Parquet file or folder relative to the store.
@@ -90,8 +92,13 @@ class Scratch:
         parts: Sequence[FileEntry],
         schemas: Mapping[Table, pa.Schema] | None = None,
         digests: CarriedDigests | None = None,
+        derivation: Derivation | None = None,
     ) -> None:
-        """Fill `outcomes` from the files, checking each against `schemas` and digesting carried columns if given."""
+        """Fill `outcomes` from the files, checking each against `schemas` and digesting carried columns if given.
+
+        Files that `derivation` makes fit pass the check too.
+        """
+        self.derivation = derivation
         self.files = (*live, *parts)
         self.n_live = len(live)
         self.reshaped = set()
@@ -133,8 +140,9 @@ class Scratch:
         return pa.table(columns, schema=_OUTCOMES)
 
     def _check(self, number: int, found: pa.Schema, wanted: pa.Schema) -> None:
-        check_columns(found, wanted, self.store.uri(self.files[number].path))
-        if carried_fields(found) != carried_fields(wanted):
+        will_be = self.derivation.schema_of(found) if self.derivation else found
+        check_columns(will_be, wanted, self.store.uri(self.files[number].path))
+        if will_be is not found or carried_fields(found) != carried_fields(wanted):
             self.reshaped.add(number)
 
 

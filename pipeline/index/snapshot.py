@@ -6,7 +6,7 @@ outcome (IncompleteError), files whose rows do not add up to the census (IndexCo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -58,8 +58,12 @@ def commit_snapshot(
     hidden_dim: int,
     id_type: pa.DataType,
     carry: Sequence[pa.Field],
+    compute: Mapping[str, Any] | None = None,
 ) -> Commit:
-    """Commit the live set of `plan`, `merged` being the files its tasks returned. Ends the claim."""
+    """Commit the live set of `plan`, `merged` being the files its tasks returned. Ends the claim.
+
+    `compute` are the facts behind the compute fingerprint (`fingerprint.compute_facts`), for the next run to compare.
+    """
     census = plan.census
     require_complete(census)
     live = plan.live_with(merged)
@@ -77,6 +81,7 @@ def commit_snapshot(
         "kept_previous": census.kept_previous,
         "carry": carry_info(carry),
         "changes": plan.changes.info(),
+        **({"compute": dict(compute)} if compute else {}),
         **kind_info(specs, hidden_dim, id_type),
     }
     return claim.commit(CommitKind.SNAPSHOT, added=plan.added(merged), removed=plan.removed, live=live, info=info)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.storage import resolve
 
 __all__ = ["OutputFolder"]
+
+_BESIDE = re.compile(r"-[0-9a-f]{12}")
+"""What `kind.beside` appends to the output's path for the index of another compute fingerprint."""
 
 WRITTEN = ("vectors", "rejects", "scores", "changes", "reports", "_log", "_work", "candidates", "evaluation")
 """The folders of an output."""
@@ -39,11 +43,17 @@ class OutputFolder:
         return cls(root, _one_name(fs, path), _protocols(fs))
 
     def holds(self, fs: fsspec.AbstractFileSystem, path: str) -> bool:
-        """Whether `path` of `fs` is or lies in a folder that lakevec writes here, local links followed."""
+        """Whether `path` of `fs` is or lies in a folder that lakevec writes here, local links followed.
+
+        The indexes that `run.on_recompute: new_index` keeps beside the output are lakevec's too.
+        """
         if not self.protocols & _protocols(fs):
             return False
-        name, start = _one_name(fs, path), self.path.rstrip("/") + "/"
-        return name.startswith(start) and name[len(start) :].partition("/")[0] in WRITTEN
+        name, start = _one_name(fs, path), self.path.rstrip("/")
+        if not name.startswith(start):
+            return False
+        beside, _, inside = name[len(start) :].partition("/")
+        return (not beside or _BESIDE.fullmatch(beside) is not None) and inside.partition("/")[0] in WRITTEN
 
 
 def _one_name(fs: fsspec.AbstractFileSystem, path: str) -> str:

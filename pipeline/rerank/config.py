@@ -88,6 +88,8 @@ class RerankRunConfig(RunConfig):
     def _only_what_means_something(self) -> Self:
         if self.max_items is not None:
             raise ValueError("run.max_items cuts no candidate lists; candidates.top_k does")
+        if self.on_recompute != "refuse":
+            raise ValueError("run.on_recompute is for indexes of vectors; give another model's scores their own output")
         if self.max_delete_fraction != RunConfig.model_fields["max_delete_fraction"].default:
             raise ValueError("run.max_delete_fraction guards no score table, which follows the lists; leave it out")
         return self

@@ -15,12 +15,13 @@ from pipeline.index.claim import Claim
 from pipeline.index.collect import sweep_work
 from pipeline.index.commits import FileEntry
 from pipeline.index.log import Log
+from pipeline.kind import check_same_kind
 from pipeline.progress import Progress
 from pipeline.provenance import score_metadata
 from pipeline.rerank.config import RerankConfig
 from pipeline.rerank.plan import RerankPlan, make_rerank_plan
 from pipeline.rerank.run import RerankRun, open_rerank_run
-from pipeline.run import check_same_kind, new_run_id
+from pipeline.run import new_run_id
 from pipeline.stages.chain import Chain, Step, part_items
 from pipeline.stages.committer import Committer
 from pipeline.stages.meter import Reading, start_meter
@@ -107,7 +108,7 @@ def _bring_up_to_date(
         run.run_id, counts.items, counts.queries, counts.documents, counts.new, counts.changed, counts.unchanged,
         counts.deleted, counts.retryable, counts.resumed, counts.unknown, counts.to_do,
     )  # fmt: skip
-    committer = Committer(claim, summary.tally, run.kind, run.config.run.commit_interval_s)
+    committer = Committer(claim, summary.tally, run.info, run.config.run.commit_interval_s)
     if counts.to_do and not _score(run, plan, claim, committer, summary, stop, listen_again):
         _log.warning("%s; what is committed stays, run again to continue", stop.reason)
         return None
@@ -119,7 +120,7 @@ def _bring_up_to_date(
         target_bytes=int(run.config.output.target_file_mb * MIB),
     )
     with timed(summary, "commit"):
-        return publish_scores(table, claim, run.kind)
+        return publish_scores(table, claim, run.info)
 
 
 def _score(
@@ -189,6 +190,7 @@ def _plan(
         policy=run.policy,
         identity=run.config.inputs.identity,
         max_attempts=run.config.run.max_attempts,
+        retry=run.config.run.retry,
         tile_pairs=run.config.run.block_items,
         live=live,
         parts=parts,

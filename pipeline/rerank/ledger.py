@@ -40,7 +40,8 @@ SELECT p.query_id, p.doc_id, p.first_stage_rank, p.first_stage_score, p.fingerpr
        coalesce(o.attempts, 0)::INTEGER AS attempts, o.fingerprint IS NOT NULL AS again
 FROM pairs p LEFT JOIN latest o USING (query_id, doc_id, fingerprint)
 WHERE p.fingerprint IS NOT NULL
-  AND (o.fingerprint IS NULL OR (o.logit IS NULL AND o.retryable AND NOT o.is_part AND o.attempts < $max_attempts))
+  AND (o.fingerprint IS NULL OR (o.logit IS NULL AND NOT o.is_part
+       AND (o.retryable AND o.attempts < $max_attempts OR list_contains($retry, o.code))))
 """
 _COUNTS = """
 WITH live AS (SELECT DISTINCT query_id, doc_id FROM outcomes WHERE NOT is_part)
@@ -130,9 +131,9 @@ class Ledger:
         fill_table(self.db, "outcomes", _OUTCOMES, self._outcomes(live, parts))
         self.db.execute(_LATEST)
 
-    def count(self, max_attempts: int) -> PairCounts:
-        """Settle `to_do`, and count."""
-        self.db.execute(_TO_DO, {"max_attempts": max_attempts})
+    def count(self, max_attempts: int, retry: Sequence[str] = ()) -> PairCounts:
+        """Settle `to_do`, and count. Rejects of the codes `retry` are tried again whatever their attempts."""
+        self.db.execute(_TO_DO, {"max_attempts": max_attempts, "retry": list(retry)})
         row = self.db.execute(_COUNTS).fetchone()
         assert row is not None
         return PairCounts(*row)

@@ -123,6 +123,7 @@ def make_rerank_plan(
     policy: FetchPolicy,
     identity: IdentityMode,
     max_attempts: int,
+    retry: Sequence[str] = (),
     tile_pairs: int,
     live: Sequence[FileEntry] = (),
     parts: Sequence[FileEntry] = (),
@@ -148,7 +149,7 @@ def make_rerank_plan(
         _write_pairs(ledger, folder / "pairs.parquet")
         target.upload(str(folder / "pairs.parquet"), pairs_path)
         ledger.load_outcomes(live, parts)
-        counts = ledger.count(max_attempts)
+        counts = ledger.count(max_attempts, retry)
         work_paths = _write_tiles(ledger, folder, target, work_folder(run_id), tile_pairs) if counts.to_do else ()
     return RerankPlan(run_id, pairs_path, work_paths, counts)
 

@@ -10,7 +10,7 @@ from pipeline.candidates.candidates import Candidates, open_candidates
 from pipeline.checkpoint import Checkpoint, resolve_checkpoint
 from pipeline.config import ManifestConfig, ModelConfig
 from pipeline.errors import ConfigError
-from pipeline.fingerprint import compute_fingerprint
+from pipeline.fingerprint import compute_facts, compute_fingerprint
 from pipeline.index.commits import Table
 from pipeline.manifest.manifest import Manifest, open_manifest
 from pipeline.policy import FetchPolicy
@@ -41,6 +41,21 @@ class RerankRun:
     def kind(self) -> dict[str, Any]:
         """What commits record of their rows besides the fingerprint: only equal ones may share an output."""
         return {"table": str(Table.SCORES)}
+
+    @property
+    def compute_facts(self) -> dict[str, Any]:
+        """What `compute_fingerprint` is of, by config key."""
+        return compute_facts(
+            model_identity=self.checkpoint.identity,
+            model=self.config.model,
+            template_version=RERANK_TEMPLATE_VERSION,
+            inputs=self.config.inputs,
+        )
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What commits record of the run: its kind, and the facts behind its compute fingerprint."""
+        return self.kind | {"compute": self.compute_facts}
 
     @property
     def policy(self) -> FetchPolicy:

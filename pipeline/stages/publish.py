@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -12,6 +13,7 @@ from ray.exceptions import RayError
 from pipeline.config import VectorSpec
 from pipeline.index.claim import Claim
 from pipeline.index.commits import Commit, FileEntry, Table
+from pipeline.index.derive import Derivation
 from pipeline.index.merge import MergeTask, plan_merge, run_merge
 from pipeline.index.snapshot import commit_snapshot, require_complete
 from pipeline.schema import rejects_schema, vectors_schema
@@ -28,7 +30,8 @@ POLL_S = 1.0
 class Publication:
     """What is to become live: `live` is what is now, `parts` what was written since; and the tables' columns.
 
-    `items_path` and `carried_path` are those of the run's `Plan`.
+    `items_path` and `carried_path` are those of the run's `Plan`, `replaced` and `derivation` as in `plan_merge`,
+    `compute` as in `commit_snapshot`.
     """
 
     items_path: str
@@ -41,6 +44,9 @@ class Publication:
     id_type: pa.DataType
     metadata: dict[str, str]
     target_bytes: int
+    replaced: Sequence[FileEntry] = ()
+    derivation: Derivation | None = None
+    compute: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def schemas(self) -> dict[Table, pa.Schema]:
@@ -64,9 +70,11 @@ def publish(publication: Publication, claim: Claim, beat: Callable[[int, int], N
         run_id=claim.run_id,
         target_bytes=publication.target_bytes,
         carried_path=publication.carried_path,
+        replaced=publication.replaced,
+        derivation=publication.derivation,
     )
     require_complete(plan.census)
-    if plan.changes_nothing and publication.live:
+    if plan.changes_nothing and publication.live and not publication.derivation:
         return None
     return commit_snapshot(
         claim,
@@ -76,6 +84,7 @@ def publish(publication: Publication, claim: Claim, beat: Callable[[int, int], N
         hidden_dim=publication.hidden_dim,
         id_type=publication.id_type,
         carry=publication.carry,
+        compute=publication.compute,
     )
 
 

@@ -46,7 +46,7 @@ class ScoreTable:
     target_bytes: int
 
 
-def publish_scores(table: ScoreTable, claim: Claim, kind: dict[str, object]) -> dict[str, int]:
+def publish_scores(table: ScoreTable, claim: Claim, about: dict[str, object]) -> dict[str, int]:
     """Rank and commit; returns the pairs without a score, by code. No commit if the live set is already right.
 
     Raises IncompleteError if a pair has no outcome, OwnershipError if another run has taken over.
@@ -60,7 +60,7 @@ def publish_scores(table: ScoreTable, claim: Claim, kind: dict[str, object]) -> 
             return rejects
         live = _write(ledger, table, claim)
     pairs = sum(entry.rows for entry in live)
-    info = {"pairs": pairs, "rejects": rejects, **kind}
+    info = {"pairs": pairs, "rejects": rejects, **about}
     removed = [entry.path for entry in table.live]
     claim.commit(CommitKind.SNAPSHOT, added=live, removed=removed, live=live, info=info)
     return rejects

@@ -105,3 +105,9 @@ def test_the_same_on_s3(s3_server: S3Server) -> None:
         found("lake/index/vectors", "lake/index")
     store.put("vectors/lake/m.parquet", b"x")
     assert found("vectors/lake", "lake") == ["m.parquet"]
+
+
+def test_an_index_kept_beside_the_output_is_left_out_too(lake: Path) -> None:
+    for name in ("index-0123456789ab/vectors/run=1/v.parquet", "index-0123456789ab/k.parquet", "index-2/l.parquet"):
+        write_parquet(lake / name, {"id": [name], "text": ["t"]})
+    assert names(lake, lake / "index") == ["k.parquet", "l.parquet", "n.parquet", "m.parquet"]

@@ -47,6 +47,7 @@ def test_the_example_is_a_config() -> None:
         (["queries.pth=3"], ["queries.pth", "did you mean path"]),
         (["inputs.side_token=3"], ["inputs.side_token", "side_tokens"]),
         (["run.max_delete_fraction=0.5"], ["max_delete_fraction", "follows the lists"]),
+        (["run.on_recompute=all"], ["on_recompute", "their own output"]),
         (["candidates.columns={doc: x}"], ["'doc'", "doc_id"]),
         (["candidates.columns={doc_id: x, query_id: x}"], ["doc_id", "query_id", "'x'"]),
         (["candidates.format=json"], ["candidates.format", "json"]),

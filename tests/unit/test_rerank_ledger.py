@@ -100,6 +100,21 @@ def test_a_retryable_pair_is_tried_once_a_run_until_it_had_all_its_attempts(open
     assert opened.of(pairs, live).count(ATTEMPTS).to_do == 0
 
 
+def test_rejects_of_a_code_are_tried_again_when_told(opened: Opened) -> None:
+    pairs = [wanted("q", name, first) for first, name in enumerate(["gone", "long", "tired", "good"], start=1)]
+    live = opened.written(
+        reject("q", "gone", "NOT_FOUND", attempts=1),
+        reject("q", "long", "OVER_LENGTH"),
+        reject("q", "tired", attempts=ATTEMPTS),
+        outcome("q", "good", 1.0),
+    )
+    ledger = opened.of(pairs, live)
+    assert ledger.count(ATTEMPTS, ["NOT_FOUND", "FETCH_FAILED"]).retryable == 2
+    assert to_do(ledger) == {("q", "gone"): 1, ("q", "tired"): ATTEMPTS}
+    tried = opened.of(pairs, live, opened.written(reject("q", "gone", "NOT_FOUND", attempts=2)))
+    assert tried.count(ATTEMPTS, ["NOT_FOUND"]).to_do == 0, "once a run"
+
+
 def test_what_was_written_last_counts_but_a_score_stays_one(opened: Opened) -> None:
     live = opened.written(reject("q", "d", attempts=1), outcome("q", "e", 1.0))
     first, second = opened.written(reject("q", "d", attempts=2)), opened.written(outcome("q", "d", 5.0))

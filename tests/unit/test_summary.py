@@ -36,8 +36,8 @@ def test_every_key_of_the_contract(tmp_path: Path) -> None:
         "rejects_by_code", "tokens", "packing", "seconds", "throughput", "bottleneck", "versions", "config",
     }  # fmt: skip
     assert set(document["counts"]) == {
-        "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "duplicates",
-        "encoded", "vectors", "rejects",
+        "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "recomputed",
+        "duplicates", "encoded", "vectors", "rejects",
     }  # fmt: skip
     assert document["counts"]["encoded"] == 8
     assert document["exit_code"] == 5
