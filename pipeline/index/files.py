@@ -7,6 +7,7 @@ snapshot that is not there (ConfigError).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from pipeline.errors import ConfigError
 from pipeline.index.commits import Commit, CommitKind, FileEntry, Table
@@ -49,11 +50,11 @@ def snapshots(store: Store) -> list[Commit]:
 
 def find_snapshot(store: Store, seq: int) -> Commit:
     """Snapshot `seq`. Raises ConfigError, naming those there are, if it is none or is kept no longer."""
-    there = snapshots(store)
-    for snapshot in there:
-        if snapshot.seq == seq:
-            return snapshot
-    kept = ", ".join(str(snapshot.seq) for snapshot in there)
+    with suppress(FileNotFoundError):
+        commit = Log(store).load(seq)
+        if commit.kind is CommitKind.SNAPSHOT:
+            return commit
+    kept = ", ".join(str(snapshot.seq) for snapshot in snapshots(store))
     raise ConfigError(f"{store.root} has no snapshot {seq}; it has {kept} (`lakevec snapshots` says more)")
 
 
