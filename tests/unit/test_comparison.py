@@ -58,6 +58,8 @@ def compared(
     id_type: pa.DataType | None = None,
     labels: Mapping[str, str] = MappingProxyType({}),
     shared: Collection[str] = (),
+    retry: Sequence[str] = (),
+    recompute: bool = False,
 ) -> Comparison:
     """`labels` are the manifest's carried values; stored rows have none. `shared` are fingerprints of contents."""
     store = open_store(str(folder / "out"))
@@ -71,7 +73,16 @@ def compared(
         row_group_size=7,
     )
     written = [write_rows(store, rows, kind) if rows else [] for rows in (live, parts)]
-    return compare(path, store, live=written[0], parts=written[1], max_attempts=MAX_ATTEMPTS, digests=digests)
+    return compare(
+        path,
+        store,
+        live=written[0],
+        parts=written[1],
+        max_attempts=MAX_ATTEMPTS,
+        digests=digests,
+        retry=retry,
+        recompute=recompute,
+    )
 
 
 FINGERPRINT = st.sampled_from(["a", "b", "c"])
@@ -161,6 +172,61 @@ def test_classes_are_those_of_the_oracle(drawn: list[State], shared: set[str]) -
     assert found.counts == counts
     assert dict(zip(items, found.to_do.tolist(), strict=True)) == marks
     assert {id_ for id_, is_stale in zip(items, found.stale.tolist(), strict=True) if is_stale} == stale
+
+
+def forced(folder: Path, retry: Sequence[str], parts: Sequence[tuple[str, str | Reject]] = ()) -> dict[str, int]:
+    """To-do marks with rejects forced: of live ones all have the code FETCH_FAILED."""
+    items = dict.fromkeys(("vector", "fresh", "fatal", "tired", "changed", "kept"), "a")
+    rejects = {
+        "fresh": Reject("a", True, 1),
+        "fatal": Reject("a", False, 2),
+        "tired": Reject("a", True, MAX_ATTEMPTS),
+        "changed": Reject("b", False, 2),
+        "kept": Reject("a", True, MAX_ATTEMPTS),
+    }
+    live: list[tuple[str, str | Reject]] = [("vector", "a"), ("kept", "b"), *rejects.items()]
+    found = compared(folder, items, live, parts, retry=retry)
+    return {id_: mark for id_, mark in zip(items, found.to_do.tolist(), strict=True) if mark}
+
+
+def test_forced_rejects_are_tried_again_and_their_attempts_count_on(tmp_path: Path) -> None:
+    assert forced(tmp_path / "1", ()) == {"fresh": 2, "changed": 1}
+    assert forced(tmp_path / "2", ["NOT_FOUND"]) == {"fresh": 2, "changed": 1}
+    assert forced(tmp_path / "3", ["NOT_FOUND", "FETCH_FAILED"]) == {
+        "fresh": 2, "fatal": 3, "tired": 1 + MAX_ATTEMPTS, "changed": 1, "kept": 1 + MAX_ATTEMPTS,
+    }  # fmt: skip
+
+
+def test_a_forced_reject_that_a_killed_run_tried_is_done(tmp_path: Path) -> None:
+    parts: list[tuple[str, str | Reject]] = [("fatal", Reject("a", False, 3)), ("tired", "a"), ("fresh", "b")]
+    assert forced(tmp_path, ["FETCH_FAILED"], parts) == {"fresh": 2, "changed": 1, "kept": 1 + MAX_ATTEMPTS}
+
+
+@settings(max_examples=5)
+@given(st.lists(STATE, min_size=1, max_size=20))
+def test_recomputing_does_all_that_no_part_has(drawn: list[State]) -> None:
+    states = {str(i): state for i, state in enumerate(drawn)}
+    live: list[tuple[str, str | Reject]] = [(i, s[1]) for i, s in states.items() if s[1] is not None]
+    live += [(i, s[2]) for i, s in states.items() if s[2] is not None]
+    parts = [(i, s[3]) for i, s in states.items() if s[3] is not None]
+    items = {i: s[0] for i, s in states.items() if s[0] is not None}
+    with tempfile.TemporaryDirectory() as folder:
+        found = compared(Path(folder), items, live, parts, recompute=True)
+    done = {id_ for id_, made in parts if items.get(id_) == (made.fingerprint if isinstance(made, Reject) else made)}
+    ids = {id_ for id_, _ in live}
+    assert {id_ for id_, mark in zip(items, found.to_do.tolist(), strict=True) if mark} == items.keys() - done
+    counts = found.counts
+    assert (counts.new, counts.recomputed) == (len(items.keys() - ids), len(items.keys() & ids))
+    assert (counts.resumed, counts.to_do) == (len(done), len(items.keys() - done))
+    assert (counts.deleted, counts.live) == (len(ids - items.keys()), len(ids))
+    assert (counts.changed, counts.carried, counts.unchanged, counts.retryable) == (0, 0, 0, 0)
+
+
+def test_recomputing_does_a_shared_content_once(tmp_path: Path) -> None:
+    items = {"a": "f", "a2": "f", "b": "g", "b2": "g"}
+    found = compared(tmp_path, items, [("a", "f"), ("b", "g")], [("b2", "g")], shared=["f", "g"], recompute=True)
+    assert found.to_do.tolist() == [1, 0, 0, 0]
+    assert (found.counts.recomputed, found.counts.new, found.counts.duplicates) == (2, 2, 2)
 
 
 def test_int_ids_meet_their_strings(tmp_path: Path) -> None:
