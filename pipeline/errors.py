@@ -183,8 +183,8 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
         Stage.FETCH, True, "the read did not end within fetch.timeout_s", "run again, or raise fetch.timeout_s",
     ),
     RejectCode.SOURCE_CHANGED: RejectMeaning(
-        Stage.FETCH, True, "the file is not the one that was planned: it changed since, or the manifest is wrong",
-        "run again; if it stays, renew the manifest's identity columns, or set inputs.identity: head",
+        Stage.FETCH, True, "the file is not the planned one: it changed since, or the manifest tells of another",
+        "run again; if it stays, mend the manifest's identity columns, or set inputs.identity: trust",
     ),
     RejectCode.MEDIA_TOO_LARGE: RejectMeaning(
         Stage.FETCH, False, "the file is larger than fetch.max_bytes", "raise fetch.max_bytes or leave it out",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +71,58 @@ def test_identity_columns_spare_the_store(tmp_path: Path, monkeypatch: pytest.Mo
     found = identities(write_parquet(tmp_path / "m.parquet", columns))
     assert found[0] == [("given", str(tmp_path / name), "etag", "e") for name in "ab"]
     assert found[1] == [("content_hash", "h")], "a content hash stands alone: a moved file is the same file"
+
+
+def content_known(path: Path, mode: IdentityMode) -> list[bool]:
+    manifest = opened(path)
+    with Fetcher(FetchPolicy.of(FetchConfig(), manifest.folder)) as fetcher, Identifier(fetcher, mode) as identifier:
+        return [known.content_known for known in identifier.identify(rows_of(manifest))]
+
+
+def test_hashed_files_are_what_inline_bytes_are(tmp_path: Path) -> None:
+    contents = [b"x" * 3_000_000, b"", b"x" * 3_000_000, b"y"]
+    for place, data in enumerate(contents):
+        (tmp_path / f"{place}.png").write_bytes(data)
+    names = [f"{place}.png" for place in range(4)]
+    ids, etags, hashes = list("abcd"), ["e", None, "f", "g"], [None, "h", None, "h"]
+    named = {"id": ids, "etag": etags, "content_hash": hashes}
+    files = identities(write_parquet(tmp_path / "m.parquet", {**named, "image": names}), mode="content")
+    inline = identities(write_parquet(tmp_path / "i.parquet", {**named, "image": contents}), mode="content")
+    assert files == inline
+    assert files[0] == files[2] != files[3]
+
+
+def test_what_cannot_be_hashed_is_known_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(b"x" * 100)
+    columns = {"id": list("abc"), "image": ["large.png", "gone.png", "/etc/passwd"]}
+    path = write_parquet(tmp_path / "m.parquet", columns)
+    asked, hashed = identities(path, mode="head", max_bytes=99), identities(path, mode="content", max_bytes=99)
+    assert asked == hashed
+    assert hashed[0][0][:2] == ("too large", "store")
+    assert identities(path, mode="content")[0][0][0] == "bytes"
+
+
+def test_head_asks_whatever_the_manifest_says(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    columns = {"id": ["1"], "image": ["a.png"]}
+    plain = identities(write_parquet(tmp_path / "m.parquet", columns))
+    said = write_parquet(tmp_path / "n.parquet", {**columns, "etag": ["e"], "content_hash": ["h"]})
+    assert identities(said, mode="head") == identities(said, mode="list") == plain != identities(said)
+
+
+def test_content_is_known_where_every_file_is(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    columns = {
+        "id": list("abcdef"),
+        "text": ["t"] * 6,
+        "image": [[], ["a.png"], ["a.png"], ["gone.png"], ["a.png", None], ["/etc/passwd"]],
+        "content_hash": [None, None, "h", None, None, "h"],
+    }
+    path = write_parquet(tmp_path / "m.parquet", columns)
+    assert content_known(path, "auto") == [True, False, True, False, False, False]
+    assert content_known(path, "content") == [True, True, True, False, False, False]
+    inline = write_parquet(tmp_path / "i.parquet", {"id": ["1"], "image": [b"x"]})
+    assert content_known(inline, "trust") == [True]
 
 
 def test_inline_bytes_are_their_hash_and_move_freely(tmp_path: Path) -> None:
@@ -173,3 +227,31 @@ def test_objects_are_known_by_etag(s3_server: S3Server) -> None:
     assert first[0][0][:2] == ("store", f"{bucket}/a.png")
     assert "ETag" in first[0][0]
     assert first[1] == second[1] == [("missing", f"{bucket}/gone.png")]
+
+
+@pytest.mark.s3
+def test_a_listing_a_head_and_a_hash_tell_of_objects(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = s3_server.make_bucket("listed")
+    fs = s3_server.filesystem
+    names = [f"photos/{n:02d} é.png" for n in range(30)]
+    for name in names:
+        fs.pipe_file(f"{bucket}/{name}", name[:8].encode())
+    rows = [*names, "photos/99.png", "alone/a.png", names[0]]
+    lines = [json.dumps({"id": n, "image": name}) for n, name in enumerate(rows)]
+    fs.pipe_file(f"{bucket}/m.jsonl", "\n".join(lines).encode())
+    stat, asked = Fetcher.stat, []
+    monkeypatch.setattr(Fetcher, "stat", lambda self, uri: asked.append(uri) or stat(self, uri))
+
+    found, requests = {}, {}
+    for mode in ("head", "list", "auto", "content"):
+        asked.clear()
+        found[mode] = identities(f"{bucket}/m.jsonl", mode=mode, options=s3_server.storage_options)
+        requests[mode] = sorted(asked)
+    assert found["head"] == found["list"] == found["auto"]
+    assert requests["list"] == requests["auto"] == [f"{bucket}/alone/a.png", f"{bucket}/photos/99.png"]
+    assert len(requests["head"]) == len(rows)
+    assert requests["content"] == []
+    assert found["head"][30:32] == found["content"][30:32] == [
+        [("missing", f"{bucket}/photos/99.png")], [("missing", f"{bucket}/alone/a.png")]
+    ]  # fmt: skip
+    assert found["content"][3] == [("bytes", hashlib.blake2b(b"photos/0", digest_size=16).hexdigest())]
