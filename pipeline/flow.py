@@ -18,6 +18,7 @@ from pipeline.index.claim import Claim
 from pipeline.index.collect import sweep_work
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.log import Log
+from pipeline.index.publication import Publication, publish
 from pipeline.plan import Plan, make_plan
 from pipeline.progress import Progress
 from pipeline.provenance import table_metadata
@@ -30,7 +31,7 @@ from pipeline.stages.meter import Reading, start_meter
 from pipeline.stages.passes import Passes
 from pipeline.stages.pools import Pools, size_pools
 from pipeline.stages.prepare import PrepareSettings, PrepareStage
-from pipeline.stages.publish import Publication, publish
+from pipeline.stages.publish import merge_tasks
 from pipeline.stages.session import ray_session, uploaded_working_dir
 from pipeline.stages.shared_paths import check_shared_paths
 from pipeline.stages.write import WriteSettings, write_outcomes
@@ -182,7 +183,7 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
             target_bytes=int(config.output.target_file_mb * MIB),
         )
         with timed(summary, "commit"), stop.patiently():
-            publish(publication, claim, merging)
+            publish(publication, claim, lambda tasks: merge_tasks(run.store, tasks, merging))
     return True
 
 

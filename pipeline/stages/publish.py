@@ -1,94 +1,28 @@
-"""Publishing: parts and live files are merged by Ray tasks, then one snapshot commit flips the index."""
+"""The merges of a publication as Ray tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
-from pipeline.config import VectorSpec
-from pipeline.index.claim import Claim
-from pipeline.index.commits import Commit, FileEntry, Table
-from pipeline.index.derive import Derivation
-from pipeline.index.merge import MergeTask, plan_merge, run_merge
-from pipeline.index.snapshot import commit_snapshot, require_complete
-from pipeline.schema import rejects_schema, vectors_schema
+from pipeline.index.commits import FileEntry
+from pipeline.index.merge import MergeTask, run_merge
 from pipeline.stages.losses import explained
 from pipeline.stages.session import TASK_RETRIES
 from pipeline.storage import Store
 
-__all__ = ["Publication", "publish"]
+__all__ = ["merge_tasks"]
 
 POLL_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What is to become live: `live` is what is now, `parts` what was written since; and the tables' columns.
+def merge_tasks(store: Store, tasks: Sequence[MergeTask], beat: Callable[[int, int], None]) -> list[FileEntry]:
+    """The files of `tasks`, in their order. `beat(done, all)` follows them.
 
-    `items_path` and `carried_path` are those of the run's `Plan`, `replaced` and `derivation` as in `plan_merge`,
-    `compute` as in `commit_snapshot`.
+    Raises what a merge raised, and what `beat` raises to end it early.
     """
-
-    items_path: str
-    carried_path: str | None
-    live: Sequence[FileEntry]
-    parts: Sequence[FileEntry]
-    specs: Sequence[VectorSpec]
-    hidden_dim: int
-    carry: Sequence[pa.Field]
-    id_type: pa.DataType
-    metadata: dict[str, str]
-    target_bytes: int
-    replaced: Sequence[FileEntry] = ()
-    derivation: Derivation | None = None
-    compute: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def schemas(self) -> dict[Table, pa.Schema]:
-        """The two tables' schemas, with the metadata that their files bear."""
-        vectors = vectors_schema(self.specs, self.hidden_dim, self.carry, self.id_type, self.metadata)
-        return {Table.VECTORS: vectors, Table.REJECTS: rejects_schema(self.id_type, self.metadata)}
-
-
-def publish(publication: Publication, claim: Claim, beat: Callable[[int, int], None]) -> Commit | None:
-    """Merge and commit the snapshot; None if the live set is already right. `beat(done, all)` follows the tasks.
-
-    Raises IncompleteError if an item has no outcome, OwnershipError if another run has taken over, what a merge raised,
-    and what `beat` raises to end it early.
-    """
-    plan = plan_merge(
-        claim.store,
-        publication.items_path,
-        publication.live,
-        publication.parts,
-        schemas=publication.schemas,
-        run_id=claim.run_id,
-        target_bytes=publication.target_bytes,
-        carried_path=publication.carried_path,
-        replaced=publication.replaced,
-        derivation=publication.derivation,
-    )
-    require_complete(plan.census)
-    if plan.changes_nothing and publication.live and not publication.derivation:
-        return None
-    return commit_snapshot(
-        claim,
-        plan,
-        _merge(claim.store, plan.tasks, beat),
-        specs=publication.specs,
-        hidden_dim=publication.hidden_dim,
-        id_type=publication.id_type,
-        carry=publication.carry,
-        compute=publication.compute,
-    )
-
-
-def _merge(store: Store, tasks: Sequence[MergeTask], beat: Callable[[int, int], None]) -> list[FileEntry]:
     merge = ray.remote(num_cpus=1, **TASK_RETRIES)(run_merge)
     waiting = [merge.remote(store, task) for task in tasks]
     order = {ref: number for number, ref in enumerate(waiting)}
