@@ -37,11 +37,11 @@ class Answers:
         self._codes: Counter[RejectCode] = Counter()
         self._example = ""
 
-    def to(self, question: Callable[[], T]) -> T | RejectError:
-        """What `question` gives, or the reject that it raises. Raises IncompleteError once most have failed."""
+    def to(self, question: Callable[[str], T], uri: str) -> T | RejectError:
+        """What `question` gives for `uri`, or the reject it raises. Raises IncompleteError once most have failed."""
         self._check_early()
         try:
-            answer = question()
+            answer = question(uri)
         except RejectError as error:
             self._failed(error)
             return error
@@ -70,8 +70,11 @@ class Answers:
                 self._example = self._example or str(error)
 
     def _check_early(self) -> None:
+        # Without the lock, which dozens of threads would wait for at each local file; a question late is early enough.
+        if not self._codes or self._asked < _EARLY_ASKED:
+            return
         with self._lock:
-            if self._asked >= _EARLY_ASKED and self._codes.total() > _EARLY_FRACTION * self._asked:
+            if self._codes.total() > _EARLY_FRACTION * self._asked:
                 raise self._stopped()
 
     def _stopped(self) -> IncompleteError:

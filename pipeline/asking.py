@@ -40,15 +40,15 @@ def ask_store(
     """
     listed = {} if mode == "head" else _listed(fetcher, uris, 1 if mode == "list" else _PAGE_PAYS, pool)
     answers.given(len(listed))
-    left = [uri for uri in uris if uri not in listed]
+    left = [uri for uri in uris if uri not in listed] if listed else uris
     size = max(1, len(left) // _CHUNKS)
     chunks = [left[start : start + size] for start in range(0, len(left), size)]
 
     def ask(chunk: Sequence[str]) -> list[_Answer]:
-        return [answers.to(lambda uri=uri: fetcher.stat(uri)) for uri in chunk]  # type: ignore[misc]
+        return [answers.to(fetcher.stat, uri) for uri in chunk]
 
     asked = chain.from_iterable(pool.map(ask, chunks))
-    return (listed[uri] if uri in listed else next(asked) for uri in uris)
+    return (listed[uri] if uri in listed else next(asked) for uri in uris) if listed else asked
 
 
 def _listed(fetcher: Fetcher, uris: Sequence[str], pays: int, pool: ThreadPoolExecutor) -> dict[str, Stat]:

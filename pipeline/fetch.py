@@ -159,11 +159,13 @@ class Fetcher:
 
     def _place(self, uri: str) -> tuple[str, str] | None:
         """Bucket and key of an object that may be read and listed."""
+        if scheme_of(uri) == "file":
+            return None
         try:
-            scheme = self.policy.check(uri)
+            fs = self._store(self.policy.check(uri))
         except RejectError:
             return None
-        if scheme == "file" or not can_list(fs := self._store(scheme)):
+        if not can_list(fs):
             return None
         bucket, key, version = fs.split_path(fs._strip_protocol(uri))
         return (bucket, key) if key and not version else None

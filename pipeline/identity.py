@@ -116,14 +116,14 @@ class Identifier:
         return (*self._too_large(str(found.size_bytes)), "store", uri, *_flat(found.marks)), found.marks
 
     def _hashed(self, uri: str) -> _Known:
-        found = self._answers.to(lambda: self._fetcher.digest(uri))
+        found = self._answers.to(self._fetcher.digest, uri)
         if isinstance(found, RejectError) and found.code is RejectCode.EMPTY_MEDIA:
             found = new_digest().hexdigest()
         if not isinstance(found, RejectError):
             return (BYTES, found), ((BYTES, found),)
         if found.code is RejectCode.MEDIA_TOO_LARGE:
             # No byte of it is read; its state counts as changed with its size, or once the config allows it.
-            return self._stored(uri, self._answers.to(lambda: self._fetcher.stat(uri)))
+            return self._stored(uri, self._answers.to(self._fetcher.stat, uri))
         return _unknown(uri, found)
 
     def _of_bytes(self, row: ManifestRow, digest: str) -> Identity:

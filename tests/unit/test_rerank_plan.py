@@ -13,15 +13,18 @@ import pytest
 
 from pipeline.candidates.candidates import open_candidates
 from pipeline.config import FetchConfig
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, RejectCode, RejectError
+from pipeline.fetch import Fetcher
 from pipeline.identity import Identifier
 from pipeline.manifest.rows import ManifestRow
+from pipeline.manifest.work import from_work_table
 from pipeline.policy import FetchPolicy
 from pipeline.rerank.config import CandidatesConfig
 from pipeline.rerank.ledger import PAIRS
 from pipeline.rerank.plan import RerankPlan, Side, make_rerank_plan
 from pipeline.rerank.tiles import Tile, pairs_in
 from pipeline.storage import Store, open_store
+from pipeline.types import LoadedItem
 from tests.fixtures.manifests import opened, write_jsonl
 from tests.fixtures.score_cases import outcome, write_outcomes
 
@@ -176,3 +179,18 @@ def test_an_id_that_a_manifest_has_twice_is_refused(tmp_path: Path, side: str) -
     with pytest.raises(ManifestError, match="duplicate"):
         planned(tmp_path, [("a", "b"), ("b", "a")], **rows)
     assert not list(store_in(tmp_path).list())
+
+
+def test_a_document_that_changed_since_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"planned")
+    documents = [{"id": "d", "image": "a.png"}]
+    plan = planned(tmp_path, [("q", "d")], documents=documents)
+    [tile] = [pq.read_table(store_in(tmp_path).full(path)) for path in plan.work_paths]
+    work = pa.Table.from_struct_array(tile.column("documents").combine_chunks().flatten())
+    with Fetcher(FetchPolicy.of(FetchConfig(), str(tmp_path))) as fetcher:
+        [(_, first)] = fetcher.load_many(from_work_table(work))
+        (tmp_path / "a.png").write_bytes(b"changed")
+        [(_, second)] = fetcher.load_many(from_work_table(work))
+    assert isinstance(first, LoadedItem)
+    assert isinstance(second, RejectError)
+    assert second.code is RejectCode.SOURCE_CHANGED
