@@ -8,14 +8,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import VectorSpec
 from pipeline.embedder import Embedder
 from pipeline.index.verify import verify
+from pipeline.quantize import quantize
 from pipeline.storage import Store, open_store
 from tests.fixtures.corpus import SCHEMA, sample_rows, write_corpus
 from tests.fixtures.jobs import ROOT, last_summary, read_live, run_job, write_config
@@ -200,9 +203,7 @@ def test_another_kind_of_index_is_refused(embedded: Embedded) -> None:
     done = run_job(embedded.config, "--set", "inputs.instruction=Another task", timeout_s=60)
     assert done.returncode == 4, done.stdout
     assert "another kind of index" in done.stdout
-    done = run_job(embedded.config, "--set", "output.vectors=[{name: vector, dim: 8, dtype: int8}]", timeout_s=60)
-    assert done.returncode == 4, done.stdout
-    assert "holds vectors" in done.stdout
+    assert "inputs.instruction None is 'Another task' in this config; run.on_recompute=all" in done.stdout
     assert data_files(embedded.store) == before
 
 
@@ -244,10 +245,29 @@ def test_a_changed_lake_costs_what_changed(tmp_path: Path, ray_head: RayHead) ->
     assert read_live(store, "rejects").num_rows == 0
     assert verify(store) == []
 
-    done = run_job(config, "--set", "manifest.carry=[instruction, topic]")
+    # Other carried columns, and another vector column, which the stored floats give.
+    vectors = "output.vectors=[{name: vector, dtype: float32}, {name: small, dim: 8, dtype: int8}]"
+    done = run_job(config, "--set", "manifest.carry=[instruction, topic]", "--set", vectors)
     assert done.returncode == 0, done.stdout
     assert (last_summary(store)["counts"]["encoded"], last_summary(store)["seconds"]["encode"]) == (0, 0.0)
     again = {row["id"]: row for row in read_live(store).to_pylist()}
     said = {row["id"]: row.get("instruction") for row in changed}
-    assert again == {id_: row | {"instruction": said[id_]} for id_, row in after.items()}
+    for id_, row in after.items():
+        small = quantize(np.array([row["vector"]], np.float32), [VectorSpec(name="small", dim=8)]).columns
+        expected = row | {"instruction": said[id_], "small": small["small"][0].tolist(), "small_scale": ANY}
+        assert again.pop(id_) == expected
+    assert not again
+    assert verify(store) == []
+
+    other = ("--set", "inputs.instruction=Another task", "--set", "run.on_recompute=all")
+    done = run_job(config, *other, "--set", "output.vectors=[{name: vector, dtype: float32}]")
+    assert done.returncode == 0, done.stdout
+    counts = last_summary(store)["counts"]
+    assert (counts["recomputed"], counts["encoded"], counts["deleted"]) == (len(after), len(after), 0)
+    anew = {row["id"]: row for row in read_live(store).to_pylist()}
+    assert anew.keys() == after.keys()
+    # Rows with an instruction of their own have the prompt that they had.
+    assert {id_ for id_, row in anew.items() if row["vector"] == after[id_]["vector"]} == {
+        id_ for id_, own in said.items() if own
+    }
     assert verify(store) == []

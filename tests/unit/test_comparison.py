@@ -202,6 +202,15 @@ def test_a_forced_reject_that_a_killed_run_tried_is_done(tmp_path: Path) -> None
     assert forced(tmp_path, ["FETCH_FAILED"], parts) == {"fresh": 2, "changed": 1, "kept": 1 + MAX_ATTEMPTS}
 
 
+def test_attempts_count_over_nights_and_kills_until_there_were_enough(tmp_path: Path) -> None:
+    for tried in range(1, MAX_ATTEMPTS + 1):
+        live: list[tuple[str, str | Reject]] = [("x", Reject("a", True, tried))]
+        [mark] = compared(tmp_path / f"{tried}", {"x": "a"}, live).to_do.tolist()
+        assert mark == (0 if tried == MAX_ATTEMPTS else 1 + tried)
+        killed = compared(tmp_path / f"{tried} killed", {"x": "a"}, live, [("x", Reject("a", True, 1 + tried))])
+        assert killed.to_do.tolist() == [0], "the part's own attempts are what the snapshot will have"
+
+
 @settings(max_examples=5)
 @given(st.lists(STATE, min_size=1, max_size=20))
 def test_recomputing_does_all_that_no_part_has(drawn: list[State]) -> None:
