@@ -84,6 +84,9 @@ def _bring_up_to_date(
         name: getattr(counts, name)
         for name in ("items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed")
     }
+    summary.skipped = run.manifest.skipped
+    if summary.skipped:
+        _log.info("run %s: the manifest's layout leaves out %s", run.run_id, run.manifest.left_out)
     _log.info(
         "run %s: %d items: %d new, %d changed, %d with other carried values, %d unchanged, %d deleted, %d to retry, "
         "%d resumed; %d to do",
@@ -193,7 +196,7 @@ def _rejects_by_code(run: Run, live: tuple[FileEntry, ...]) -> dict[str, int]:
 
 
 def _local_inputs(run: Run) -> list[str]:
-    found = [run.manifest.files[0].uri]
+    found = [file.uri for file in run.manifest.files[:1]]
     if run.checkpoint.identity.startswith("local:"):
         found.append(run.model.path)
     return found + (list(run.policy.roots) if "file" in run.policy.schemes else [])

@@ -86,7 +86,7 @@ _Piece = tuple[int, pa.Array]  # first row in the group, values
 
 
 class InlineReader:
-    """Reads cells of Parquet manifests and Arrow streams, keeping about `cache_bytes` of what came along. Thread-safe."""
+    """Reads cells of Parquet files and Arrow streams, keeping about `cache_bytes` of what came along. Thread-safe."""
 
     def __init__(self, options: Mapping[str, Mapping[str, Any]], cache_bytes: int = CACHE_BYTES) -> None:
         self._options = options

@@ -101,7 +101,7 @@ def asking(config: ManifestConfig) -> Iterator[None]:
         yield
     except LakevecError:
         raise
-    except Exception as error:  # every file system raises its own, botocore's are no OSError
+    except Exception as error:  # noqa: BLE001 - every file system raises its own, botocore's are no OSError
         why = scrub(f"{type(error).__name__}: {error}")
         raise ManifestError(
             f"cannot list the manifest {without_userinfo(config.path)}: {why}; check manifest.path, the credentials "

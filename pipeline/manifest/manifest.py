@@ -58,6 +58,11 @@ class Manifest:
         return dict(sorted(self.source.skipped.items()))
 
     @property
+    def left_out(self) -> str:
+        """`skipped` in words."""
+        return ", ".join(f"{n} {reason}" for reason, n in self.skipped.items())
+
+    @property
     def id_type(self) -> pa.DataType:
         """The type of ids in the output: string or int64."""
         return self.columns.id_type
@@ -120,8 +125,7 @@ class Manifest:
                 return
 
     def _unused(self) -> str:
-        left_out = ", ".join(f"{n} {reason}" for reason, n in sorted(self.skipped.items()))
-        return f" that are items (left out: {left_out})" if left_out else ""
+        return f" that are items (left out: {self.left_out})" if self.skipped else ""
 
     def _batch(self, piece: Piece) -> ManifestBatch:
         table = piece.table
@@ -161,7 +165,7 @@ def open_manifest(
 def _refuse_inline_orc(columns: Columns, source: Source) -> None:
     for file in source.files:
         for role in MEDIA_ROLES if file.format is Format.ORC and file.uri in source.schemas else ():
-            name = columns.names.get(role)
+            name = columns.names.get(role, "")
             if name in source.schemas[file.uri].names and not is_uri(source.schemas[file.uri].field(name).type):
                 raise ManifestError(f"{column_name(role, name)} of {file.uri} holds bytes; expected URIs in ORC files")
 

@@ -87,7 +87,7 @@ class FileSource:
         self, files: Sequence[ManifestFile], found: Mapping[str, pa.Schema], layout: RowLayout, options: Options
     ) -> None:
         self.files = tuple(files)
-        self.schemas = {uri: _with(schema, layout.added) for uri, schema in found.items()}
+        self.schemas: Mapping[str, pa.Schema] = {uri: _with(schema, layout.added) for uri, schema in found.items()}
         self.roles = layout.roles
         self.csv = self.files[0].format is Format.CSV
         self.skipped: Counter[str] = Counter()

@@ -2,15 +2,15 @@
 
 In: records, several an object and in any order. Out: a `Source` sorted by URI, with the columns `uri` and `changed_at`
 (the time, where there is no ETag) beside the records' own. What is left out is counted by the reason: `superseded`,
-`not_latest`, `delete_marker`, `deleted`, `directory_marker`, `not_media`, `hidden`, `archived`. Folding happens once, when
-the first row is asked for, into a temporary Parquet file that goes with the source.
+`not_latest`, `delete_marker`, `deleted`, `directory_marker`, `not_media`, `hidden`, `archived`. Folding happens once,
+when the first row is asked for, into a temporary Parquet file that goes with the source.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,10 +108,10 @@ class FoldedSource:
         self.files = tuple(files)
         self.csv = False
         self.skipped: Counter[str] = Counter()
-        self.roles = roles_of(columns)
+        self.roles: Mapping[str, str] = roles_of(columns)
         added = [("uri", pa.string()), ("changed_at", pa.timestamp("us"))]
         self._out = pa.schema([*(one for one in schema if one.name in columns and one.name != "uri"), *added])
-        self.schemas = {path: self._out}
+        self.schemas: Mapping[str, pa.Schema] = {path: self._out}
         self._path = path
         self._schema = schema
         self._fold = fold
@@ -121,7 +121,8 @@ class FoldedSource:
     def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
         """As `Source.pieces`. Raises ManifestError."""
         first_row = 0
-        for batch in pq.ParquetFile(self._folded()).iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(names))):
+        objects = pq.ParquetFile(self._folded())
+        for batch in objects.iter_batches(BATCH_ROWS, columns=list(dict.fromkeys(names))):
             yield Piece(self._path, range(first_row, first_row + batch.num_rows), pa.Table.from_batches([batch]))
             first_row += batch.num_rows
 

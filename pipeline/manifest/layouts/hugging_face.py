@@ -1,8 +1,8 @@
 """Hugging Face datasets: folders of `save_to_disk`, and the hub's Parquet where it has no id column.
 
-In: a folder, or schemas that carry the library's metadata. Out: the Arrow files in the order of `state.json`, and roles.
-Without an id column the id is `<split>/<row>`, the row counted over the split's files from 0: cutting the files otherwise
-keeps ids, and so does appending. The columns that the dataset's features call Image and Video are image and video
+In: a folder, or schemas that carry the library's metadata. Out: the Arrow files in the order of `state.json`, and
+roles. Without an id column the id is `<split>/<row>`, the row counted over the split's files from 0: cutting the files
+otherwise keeps ids, and so does appending. The columns that the dataset's features call Image and Video are image and video
 where there is one of each. Refused with ManifestError: a dataset whose rows are picked by an indices file.
 """
 
@@ -33,7 +33,7 @@ _MEDIA = {"Image": "image", "Video": "video"}
 
 
 def saved_files(fs: fsspec.AbstractFileSystem, folder: str) -> tuple[ManifestFile, ...]:
-    """The files of what `save_to_disk` wrote to `folder`, a dataset or a dictionary of splits; none if it is neither."""
+    """The files of what `save_to_disk` wrote to `folder`, a dataset or one of splits; none if it is neither."""
     if fs.exists(f"{folder}/dataset_dict.json"):
         splits = _json(fs, f"{folder}/dataset_dict.json").get("splits", [])
         return tuple(file for split in splits for file in _split_files(fs, f"{folder}/{_own(split)}"))

@@ -1,4 +1,4 @@
-"""LAION, COYO, DataComp, and what img2dataset makes of them: a URL and a caption a row, perhaps with the picture's bytes.
+"""LAION, COYO, DataComp, and what img2dataset makes of them: a URL and a caption a row, perhaps the picture's bytes.
 
 In: column names, tables. Out: roles, and the rows that img2dataset failed to download left out (`not_downloaded`).
 The image is `jpg` (`webp`, `png`) where the bytes are there, else the URL. The id is the first of `_IDS` that there is,

@@ -19,7 +19,7 @@ _EXTENSIONS = (
 KNOWN = rf"(?i)\.({'|'.join(_EXTENSIONS)})$"
 EXTENSION = r"\.[A-Za-z0-9]{1,8}$"
 HIDDEN = r"(^|/)[._][^/]*$"
-"""Patterns of RE2, for Arrow and DuckDB alike. Hidden: `.DS_Store`, `_SUCCESS`; a `_photo.jpg` is media all the same."""
+"""Patterns of RE2, for Arrow and DuckDB alike. Hidden: `.DS_Store`, `_SUCCESS`; a `_photo.jpg` is media still."""
 
 
 def not_media(keys: pa.ChunkedArray) -> pa.ChunkedArray:

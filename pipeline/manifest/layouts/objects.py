@@ -1,7 +1,7 @@
 """The objects below a prefix or in a folder, listed page by page: a lake of any size is never held.
 
-In: a filesystem and a folder in it. Out: batches of `OBJECTS`. Local names that start with `_` or `.` are not looked at.
-Nothing is refused, but what a store says passes.
+In: a filesystem and a folder in it. Out: batches of `OBJECTS`. Local names that start with `_` or `.` are not looked
+at. Nothing is refused, but what a store says passes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _local_rows(folder: str) -> Iterator[_Row]:
         yield path, path[len(folder) + 1 :], found.st_size, None, changed, None
 
 
-def _s3_rows(fs: Any, folder: str) -> Iterator[_Row]:
+def _s3_rows(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[_Row]:
     # fsspec would gather the whole listing in dictionaries before it gave the first object.
     bucket, _, prefix = folder.partition("/")
     prefix = f"{prefix}/" if prefix else ""

@@ -1,40 +1,29 @@
 """Which layout a manifest has, and where its rows come from.
 
-In: the config. Out: a `Found`: a source of rows, and the folder that relative URIs mean. Under `auto` a manifest that can
-be read as plain is plain, pictures with URLs beside a caption excepted. Refused with ManifestError: a forced layout
+In: the config. Out: a `Found`: a source of rows, and the folder that relative URIs mean. Under `auto` a manifest that
+can be read as plain is plain, pictures with URLs beside a caption excepted. Refused with ManifestError: a forced layout
 whose columns or files are not there, or that contradicts them, and what `listing` refuses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.config import ManifestConfig
 from pipeline.errors import ManifestError
 from pipeline.manifest.columns import CONTENT_ROLES
 from pipeline.manifest.layouts import binary_file, hugging_face, image_text
-from pipeline.manifest.layouts.folding import ENCODED_INVENTORY, INVENTORY, JOURNAL, LISTING, Fold, FoldedSource
-from pipeline.manifest.layouts.media_names import KNOWN
-from pipeline.manifest.layouts.objects import OBJECTS, object_pages
+from pipeline.manifest.layouts.folding import ENCODED_INVENTORY, INVENTORY, JOURNAL
+from pipeline.manifest.layouts.object_sources import holds_media, prefix_source, table_source
 from pipeline.manifest.layouts.s3_inventory import find_delivery
-from pipeline.manifest.layouts.s3_tables import (
-    canonical_name,
-    canonical_schema,
-    canonical_table,
-    columns_to_read,
-    inventory_missing,
-    journal_missing,
-)
-from pipeline.manifest.listing import Listing, ManifestFile, asking, file_uri, list_manifest, refuse_own
-from pipeline.manifest.output_folder import OutputFolder
-from pipeline.manifest.readers import Options, read_batches, read_schema, reading
+from pipeline.manifest.layouts.s3_tables import inventory_missing, journal_missing
+from pipeline.manifest.listing import ManifestFile, asking, file_uri, list_manifest
+from pipeline.manifest.readers import Options, read_schema
 from pipeline.manifest.source import FileSource, RowLayout, Source
 from pipeline.storage import resolve
 
@@ -60,13 +49,13 @@ def find_source(config: ManifestConfig, options: Options, output: str | None) ->
     `output` is `output.path`, whose files are not the manifest's. Raises ManifestError.
     """
     if config.layout == "prefix":
-        return _prefix(config, options, output)
+        return Found(*prefix_source(config, options, output))
     if named := _named_by_files(config, options):
         return named
     listing = list_manifest(config, options, output, may_be_empty=config.layout == "auto")
     if not listing.files:
-        if _holds_media(config, options, output):
-            return _prefix(config, options, output)
+        if holds_media(config, options, output):
+            return Found(*prefix_source(config, options, output))
         listing = list_manifest(config, options, output)
     found = _schemas(listing.files, options)
     # A JSON Lines file without a line has no columns, and nothing to say about them.
@@ -76,7 +65,7 @@ def find_source(config: ManifestConfig, options: Options, output: str | None) ->
     files = [file for file in listing.files if file.uri in schemas]
     layout = _layout_of(config, schemas)
     if layout in _FOLDS:
-        source: Source = _objects(config, options, files, schemas, _FOLDS[layout])
+        source: Source = table_source(config, options, files, schemas, _FOLDS[layout])
     else:
         source = FileSource(files, schemas, _row_layout(config, layout, schemas, listing.folder), options)
     return Found(listing.folder, source)
@@ -92,7 +81,7 @@ def _named_by_files(config: ManifestConfig, options: Options) -> Found | None:
             _check(config, "s3_inventory", schemas)
             fold = ENCODED_INVENTORY if delivery.encoded else INVENTORY
             folder = file_uri(fs, path if fs.isdir(path) else path.rpartition("/")[0])
-            return Found(folder, _objects(config, options, delivery.files, schemas, fold))
+            return Found(folder, table_source(config, options, delivery.files, schemas, fold))
     if config.layout in ("auto", "hugging_face"):
         with asking(config):
             files = hugging_face.saved_files(fs, path) if fs.isdir(path) else ()
@@ -105,66 +94,10 @@ def _named_by_files(config: ManifestConfig, options: Options) -> Found | None:
     return None
 
 
-def _prefix(config: ManifestConfig, options: Options, output: str | None) -> Found:
-    fs, path = resolve(config.path, options)
-    own = None if output is None else OutputFolder.of(output, options)
-    with asking(config):
-        # A bucket itself, or a prefix of keys: neither need be an object.
-        if not fs.isdir(path):
-            raise ManifestError(f"manifest.layout prefix needs a folder or a bucket prefix; {config.path} is none")
-        refuse_own(config, fs, path, own)
-    pages = partial(_own_left_out, fs, path, own)
-    columns = [name for name in OBJECTS.names if name != "uri"]
-    return Found(file_uri(fs, path), FoldedSource(config.path, (), OBJECTS, columns, LISTING, pages))
-
-
-def _own_left_out(fs: fsspec.AbstractFileSystem, path: str, output: OutputFolder | None) -> Iterator[pa.RecordBatch]:
-    for page in object_pages(fs, path):
-        if output is None:
-            yield page
-            continue
-        keys = page.column("key").to_pylist()
-        yield page.filter(pa.array([not output.holds(fs, f"{path.rstrip('/')}/{key}") for key in keys]))
-
-
-def _holds_media(config: ManifestConfig, options: Options, output: str | None) -> bool:
-    fs, path = resolve(config.path, options)
-    own = None if output is None else OutputFolder.of(output, options)
-    with asking(config):
-        for page in _own_left_out(fs, path, own):
-            keys = pa.chunked_array([page.column("key")])
-            named = pc.match_substring_regex(keys, KNOWN)
-            if pc.any(named).as_py():
-                return True
-    return False
-
-
 def _schemas(files: Sequence[ManifestFile], options: Options) -> dict[str, pa.Schema]:
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(partial(read_schema, options=options), files)
         return {file.uri: schema for file, schema in zip(files, found, strict=True)}
-
-
-def _objects(
-    config: ManifestConfig, options: Options, files: Sequence[ManifestFile], schemas: Schemas, fold: Fold
-) -> FoldedSource:
-    others = {*config.carry, *config.columns.values()}
-    with reading(config.path):
-        schema = canonical_schema(schemas.values(), others)
-    there = {canonical_name(name) for one in schemas.values() for name in one.names}
-    columns = [name for name in schema.names if name in there]
-    return FoldedSource(config.path, files, schema, columns, fold, partial(_records, files, schemas, schema, options))
-
-
-def _records(
-    files: Sequence[ManifestFile], schemas: Schemas, schema: pa.Schema, options: Options
-) -> Iterator[pa.RecordBatch]:
-    for file in files:
-        found = schemas[file.uri]
-        for table in read_batches(file, found, columns_to_read(found, schema), options):
-            with reading(file.uri):
-                batches = canonical_table(table, schema).to_batches()
-            yield from batches
 
 
 _FOLDS = {"s3_inventory": INVENTORY, "s3_journal": JOURNAL}
