@@ -61,7 +61,7 @@ class _ParquetGroups:
 
     def batches(self, group: int, column: str) -> Iterator[pa.RecordBatch]:
         size = rows_per_batch(self.file, [column])
-        return self.file.iter_batches(size, row_groups=[group], columns=[column], use_threads=False)
+        yield from self.file.iter_batches(size, row_groups=[group], columns=[column], use_threads=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,9 +87,7 @@ class Manifest:
             yield self._batch(piece)
             empty = False
         if empty:
-            raise ManifestError(
-                f"the manifest {self.path} has no rows in its {len(self.files)} file(s){self._unused()}"
-            )
+            raise ManifestError(f"the manifest {self.path} has no {self._nothing()}")
 
     def ids(self, limit: int | None = None) -> Iterator[pa.Array]:
         """The ids in order as strings, of the first `limit` rows if given, reading no other column.
@@ -124,8 +122,9 @@ class Manifest:
             if left == 0:
                 return
 
-    def _unused(self) -> str:
-        return f" that are items (left out: {self.left_out})" if self.skipped else ""
+    def _nothing(self) -> str:
+        left_out = f" that are items (left out: {self.left_out})" if self.skipped else ""
+        return f"rows in its {len(self.files)} file(s){left_out}" if self.files else f"objects{left_out}"
 
     def _batch(self, piece: Piece) -> ManifestBatch:
         table = piece.table

@@ -131,4 +131,4 @@ def _with(schema: pa.Schema, added: Sequence[pa.Field]) -> pa.Schema:
 def _thinnest(schema: pa.Schema) -> str:
     forms = {one.name: media_type(plain_type(one.type)) for one in schema}
     thin = (name for name, found in forms.items() if found is None or found.form is MediaForm.URI)
-    return next(thin, schema.names[0])
+    return str(next(thin, schema.names[0]))

@@ -77,7 +77,7 @@ ranked AS (
 SELECT *, CASE WHEN nth > 1 OR place > 1 THEN 'superseded' WHEN gone THEN 'deleted'
                WHEN record_type = 'DELETE' THEN 'delete_marker' END AS early
 FROM ranked
-"""
+"""  # noqa: S608 - texts of ours
 """The newest record of each version says whether that version is there; the version made last is the current one.
 
 So a change to an old version's tags, or its removal, leaves the current one as it is. A version made before the journal
@@ -139,9 +139,10 @@ class FoldedSource:
         db.execute(f"CREATE TABLE folded AS {_judged(self._fold, self._schema.names)}")
         counts = "SELECT reason, count(*) FROM folded WHERE reason IS NOT NULL GROUP BY reason"
         self.skipped = Counter(dict(db.execute(counts).fetchall()))
-        chosen = ", ".join(f'"{name}"' for name in self._out.names)
+        chosen = ", ".join('"' + name.replace('"', '""') + '"' for name in self._out.names)
         with pq.ParquetWriter(path, self._out, compression="zstd") as out:
-            for batch in batches_of(db, f"SELECT {chosen} FROM folded WHERE reason IS NULL ORDER BY uri"):
+            kept = f"SELECT {chosen} FROM folded WHERE reason IS NULL ORDER BY uri"  # noqa: S608 - names quoted
+            for batch in batches_of(db, kept):
                 out.write_table(pa.Table.from_batches([batch]).cast(self._out), row_group_size=_GROUP_ROWS)
 
 

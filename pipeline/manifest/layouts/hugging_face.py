@@ -2,8 +2,8 @@
 
 In: a folder, or schemas that carry the library's metadata. Out: the Arrow files in the order of `state.json`, and
 roles. Without an id column the id is `<split>/<row>`, the row counted over the split's files from 0: cutting the files
-otherwise keeps ids, and so does appending. The columns that the dataset's features call Image and Video are image and video
-where there is one of each. Refused with ManifestError: a dataset whose rows are picked by an indices file.
+otherwise keeps ids, and so does appending. The columns that the dataset's features call Image and Video are image and
+video where there is one of each. Refused with ManifestError: a dataset whose rows are picked by an indices file.
 """
 
 from __future__ import annotations
