@@ -34,8 +34,9 @@ from pipeline.manifest.inline import InlineReader
 from pipeline.manifest.location import scheme_of
 from pipeline.object_pages import can_list, list_keys
 from pipeline.policy import FetchPolicy
+from pipeline.sniff import kind_of
 from pipeline.storage import resolve
-from pipeline.types import LoadedItem, LoadedMedia, MediaRef, WorkItem
+from pipeline.types import LoadedItem, LoadedMedia, MediaKind, MediaRef, WorkItem
 
 __all__ = ["FetchPolicy", "Fetcher"]
 
@@ -233,7 +234,7 @@ class Fetcher:
         except BaseException:
             _drop(ahead)
             raise
-        media = tuple(LoadedMedia(medium.kind, tuple(next(blobs) for _ in medium.refs)) for medium in item.media)
+        media = tuple(_loaded(medium.kind, tuple(next(blobs) for _ in medium.refs)) for medium in item.media)
         return LoadedItem(item.id, item.texts, media, item.instruction, item.fps, item.max_frames)
 
     def _bytes(self, ref: MediaRef, item: WorkItem) -> bytes:
@@ -268,6 +269,10 @@ class Fetcher:
             if scheme not in self._stores:
                 self._stores[scheme] = resolve(f"{scheme}://", self.policy.storage_options)[0]
             return self._stores[scheme]
+
+
+def _loaded(kind: MediaKind, blobs: tuple[bytes, ...]) -> LoadedMedia:
+    return LoadedMedia(kind_of(blobs[0]) if kind is MediaKind.FILE else kind, blobs)
 
 
 def _drop(ahead: _Ahead) -> None:

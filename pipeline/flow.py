@@ -94,6 +94,9 @@ def _bring_up_to_date(
             "duplicates",
         )
     }  # fmt: skip
+    summary.skipped = run.manifest.skipped
+    if summary.skipped:
+        _log.info("run %s: the manifest's layout leaves out %s", run.run_id, run.manifest.left_out)
     _log.info(
         "run %s: %d items: %d new, %d changed, %d with other carried values, %d unchanged, %d deleted, %d to retry, "
         "%d to recompute, %d resumed, %d of a content that another has; %d to do",
@@ -207,7 +210,7 @@ def _rejects_by_code(run: Run, live: tuple[FileEntry, ...]) -> dict[str, int]:
 
 
 def _local_inputs(run: Run) -> list[str]:
-    found = [run.manifest.files[0].uri]
+    found = [file.uri for file in run.manifest.files[:1]]
     if run.checkpoint.identity.startswith("local:"):
         found.append(run.model.path)
     return found + (list(run.policy.roots) if "file" in run.policy.schemes else [])

@@ -83,7 +83,8 @@ def _report(config: Config, run: Run, plan: Plan, cost: Estimate) -> str:
     modalities = ", ".join(f"{n} {kind}" for kind, n in cost.by_modality.items() if n) or "nothing"
     vectors = ", ".join(f"{name} {n / MIB:.2f} MiB" for name, n in cost.vector_bytes.items())
     lines = [
-        f"manifest   {run.manifest.path}: {counts.items} items in {len(run.manifest.files)} files",
+        f"manifest   {run.manifest.path}: {counts.items} items in {len(run.manifest.files) or 'no'} files",
+        *([f"left out   {run.manifest.left_out}"] if run.manifest.skipped else []),
         f"output     {run.store.root}",
         f"model      {run.config.model.path} ({run.checkpoint.identity})",
         f"items      {counts.new} new, {counts.changed} changed, {counts.carried} with other carried values, "

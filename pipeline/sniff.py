@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["MediaFormat", "sniff"]
+from pipeline.types import MediaKind
+
+__all__ = ["MediaFormat", "kind_of", "sniff"]
 
 TS_PACKET_BYTES = 188
 TS_SYNC = 0x47
@@ -105,6 +107,12 @@ def sniff(data: bytes) -> MediaFormat | None:
     if data[4:8] in _BARE_QUICKTIME:
         return MediaFormat.MOV
     return MediaFormat.MPEGTS if _is_transport_stream(data) else None
+
+
+def kind_of(data: bytes) -> MediaKind:
+    """Image or video; a GIF is an image, and so is what is neither (decoding will refuse it)."""
+    found = sniff(data)
+    return MediaKind.IMAGE if found is None or found.is_image else MediaKind.VIDEO
 
 
 def _bmp(data: bytes) -> MediaFormat | None:

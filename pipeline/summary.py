@@ -40,6 +40,7 @@ class Summary:
 
     `counts.vectors`, `counts.rejects` and `rejects_by_code` are rows of the whole index after the run; of a run that
     ended early they are its own parts. `counts.encoded`: items that went through the model in this run.
+    `skipped`: objects and rows of the manifest that are no items, by reason (`manifest.layout`).
     `seconds.prepare/encode/write` add up over all actors of a stage. `items_called` and `made`: what the job's items
     are, and what becomes of them.
     """
@@ -55,6 +56,7 @@ class Summary:
     counts: dict[str, int] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     rejects_by_code: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
     actors: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -72,6 +74,7 @@ class Summary:
             "compute_fingerprint": self.compute_fingerprint,
             "counts": dict.fromkeys(COUNTS, 0) | own | self.counts | {"encoded": self.tally.encoded},
             "rejects_by_code": self.rejects_by_code or dict(sorted(self.tally.rejects.items())),
+            "skipped": self.skipped,
             "tokens": {
                 "text": self.tally.text_tokens,
                 "visual": self.tally.visual_tokens,

@@ -25,11 +25,12 @@ __all__ = [
 
 
 class MediaKind(StrEnum):
-    """What a medium is, by the manifest column it came from."""
+    """What a medium is, by the manifest column it came from; in layouts without such columns, by its bytes."""
 
     IMAGE = "image"
     VIDEO = "video"  # an encoded file
     FRAMES = "frames"  # one video given as a list of images
+    FILE = "file"  # an image or a video, as its bytes will say; no `LoadedMedia` is one
 
 
 class Modality(StrEnum):
@@ -63,7 +64,7 @@ class MediaRef:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """One medium of an item: an image or a video file (one ref), or a frame list (a ref a frame)."""
+    """One medium of an item: an image, a video or a file that is either (one ref), or a frame list (a ref a frame)."""
 
     kind: MediaKind
     refs: tuple[MediaRef, ...]

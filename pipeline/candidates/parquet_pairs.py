@@ -110,7 +110,9 @@ def _fits(role: str, kind: pa.DataType) -> bool:
 
 def _ids(file: ManifestFile, role: str, names: Mapping[str, str], table: pa.Table, first_row: int) -> pa.Array:
     column = pa.chunked_array([_plain(table, names[role])])
-    return id_strings(column, Place(file.uri, first_row, {"id": names[role]})).combine_chunks()
+    return id_strings(
+        column, Place(file.uri, range(first_row, first_row + table.num_rows), {"id": names[role]})
+    ).combine_chunks()
 
 
 def _plain(table: pa.Table, name: str) -> pa.Array:

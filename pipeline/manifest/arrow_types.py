@@ -20,6 +20,7 @@ __all__ = [
     "is_list",
     "is_number",
     "is_text",
+    "is_uri",
     "media_type",
     "plain_array",
     "plain_type",
@@ -108,6 +109,12 @@ def media_type(kind: pa.DataType) -> MediaType | None:
     listed = is_list(kind)
     form = _media_form(kind.value_type if listed else kind)
     return None if form is None else MediaType(form, listed)
+
+
+def is_uri(kind: pa.DataType) -> bool:
+    """Whether a media column of the type holds nothing but URIs."""
+    found = media_type(plain_type(kind))
+    return found is not None and found.form is MediaForm.URI
 
 
 def _media_form(kind: pa.DataType) -> MediaForm | None:

@@ -22,8 +22,8 @@ from pipeline.widening import common_type
 
 __all__ = ["CONTENT_ROLES", "IDENTITY_ROLES", "MEDIA_ROLES", "Columns", "match_columns"]
 
-MEDIA_ROLES = ("video", "frames", "image")
-"""In prompt order."""
+MEDIA_ROLES = ("video", "frames", "image", "file")
+"""In prompt order. `file`, either image or video, is a role that layouts give, and no column's name."""
 
 CONTENT_ROLES = ("text", "image", "video", "frames")
 IDENTITY_ROLES = ("content_hash", "etag", "size", "version", "last_modified")
@@ -45,13 +45,19 @@ class Columns:
 
 
 def match_columns(
-    config: ManifestConfig, schemas: Mapping[str, pa.Schema], *, csv: bool, vectors: Sequence[VectorSpec]
+    config: ManifestConfig,
+    schemas: Mapping[str, pa.Schema],
+    *,
+    csv: bool,
+    vectors: Sequence[VectorSpec],
+    roles: Mapping[str, str] | None = None,
 ) -> Columns:
     """Judge the schemas of the files (by URI). `csv`: every column is a string, and numbers are parsed later.
 
-    A file may lack any column but the id; its rows then have null there. Raises ManifestError.
+    `roles`: the layout's own names of roles, which `manifest.columns` overrides. A file may lack any column but the id;
+    its rows then have null there. Raises ManifestError.
     """
-    names = {role: config.columns.get(role, role) for role in COLUMN_ROLES}
+    names = _names(config, roles or {})
     everywhere = sorted({name for schema in schemas.values() for name in schema.names})
     _refuse_missing(config, names, everywhere, schemas)
     present = {role: name for role, name in names.items() if name in everywhere}
@@ -60,6 +66,13 @@ def match_columns(
         for role, name in present.items():
             _check(uri, schema, role, name, rules.get(role))
     return Columns(present, _id_type(names["id"], schemas), _carried(config, vectors, everywhere, schemas))
+
+
+def _names(config: ManifestConfig, roles: Mapping[str, str]) -> dict[str, str]:
+    names = {role: role for role in COLUMN_ROLES} | dict(roles) | config.columns
+    if any(role in config.columns for role in ("image", "video", "frames")):
+        names.pop("file", None)  # the user knows which it is
+    return names
 
 
 def _refuse_missing(
@@ -76,7 +89,7 @@ def _refuse_missing(
                 f"{uri} has no column {names['id']!r} (string or integer, one an item)"
                 f"{_nearest(names['id'], schema.names)}; set manifest.columns.id"
             )
-    if not any(names[role] in everywhere for role in CONTENT_ROLES):
+    if not any(names.get(role) in everywhere for role in (*CONTENT_ROLES, "file")):
         raise ManifestError(
             f"the manifest {config.path} has none of the columns {', '.join(CONTENT_ROLES)}; "
             f"found {', '.join(everywhere)}; say which they are with manifest.columns"
@@ -90,6 +103,7 @@ def _rules() -> dict[str, _Rule]:
         "text": ("a string or a list of strings", lambda kind: is_text(kind.value_type if is_list(kind) else kind)),
         "image": media,
         "video": media,
+        "file": media,
         "frames": ("a list of images (each " + _MEDIA.partition(", or")[0] + ")", _is_frames),
         "instruction": ("a string", is_text),
         "fps": ("a number", is_number),

@@ -1,4 +1,4 @@
-"""CSV manifests: a header line, comma, RFC 4180 quotes, UTF-8.
+"""CSV manifests: a header line (or names from elsewhere), comma, RFC 4180 quotes, UTF-8.
 
 In: an open CSV file. Out: its column names, and its rows in batches, every cell a string. An unquoted empty cell
 is null, quoted or not. Refused (as pyarrow errors): ragged lines, stray and unclosed quotes, other encodings.
@@ -28,8 +28,8 @@ def csv_names(file: BinaryIO) -> list[str]:
         return list(_reader(checked, csv.ConvertOptions()).schema.names)
 
 
-def csv_batches(file: BinaryIO, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The rows of `columns`, as strings."""
+def csv_batches(file: BinaryIO, columns: Sequence[str], names: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of `columns`, as strings. `names` are those of all columns, of a file without a header line."""
     options = csv.ConvertOptions(
         include_columns=list(columns),
         column_types=dict.fromkeys(columns, pa.string()),
@@ -40,7 +40,7 @@ def csv_batches(file: BinaryIO, columns: Sequence[str]) -> Iterator[pa.RecordBat
     )
     checked = CheckedQuotes(file)
     with _naming_open_cell(checked):
-        yield from _reader(checked, options)
+        yield from _reader(checked, options, names)
 
 
 @contextmanager
@@ -57,10 +57,12 @@ def _naming_open_cell(file: CheckedQuotes) -> Iterator[None]:
         ) from None
 
 
-def _reader(file: CheckedQuotes, options: csv.ConvertOptions) -> csv.CSVStreamingReader:
+def _reader(
+    file: CheckedQuotes, options: csv.ConvertOptions, names: Sequence[str] | None = None
+) -> csv.CSVStreamingReader:
     return csv.open_csv(
         file,
-        read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
+        read_options=csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False, column_names=names),
         parse_options=csv.ParseOptions(newlines_in_values=True),
         convert_options=options,
     )

@@ -10,13 +10,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tenacity import retry, stop_after_attempt, wait_random_exponential
 
 from pipeline.errors import RejectCode, RejectError
+from pipeline.manifest.arrow_files import ArrowStream, is_arrow_stream
 from pipeline.manifest.arrow_types import plain_type
 from pipeline.manifest.parquet_files import open_parquet, rows_per_batch
 from pipeline.storage import resolve
@@ -42,18 +44,49 @@ class _Cursor:
     end: int
 
 
+class _Groups(Protocol):
+    """A file that is read group by group: row groups of Parquet, record batches of an Arrow stream."""
+
+    def rows(self) -> list[int]: ...
+
+    def batches(self, group: int, column: str) -> Iterator[pa.RecordBatch]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _ParquetGroups:
+    file: pq.ParquetFile
+
+    def rows(self) -> list[int]:
+        return [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
+
+    def batches(self, group: int, column: str) -> Iterator[pa.RecordBatch]:
+        size = rows_per_batch(self.file, [column])
+        yield from self.file.iter_batches(size, row_groups=[group], columns=[column], use_threads=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _ArrowGroups:
+    stream: ArrowStream
+
+    def rows(self) -> list[int]:
+        return self.stream.rows()
+
+    def batches(self, group: int, column: str) -> Iterator[pa.RecordBatch]:
+        yield self.stream.batch(group).select([column])
+
+
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    file: pq.ParquetFile
-    ends: tuple[int, ...]  # rows up to and including each row group
+    file: _Groups
+    ends: tuple[int, ...]  # rows up to and including each group
 
 
-_Key = tuple[str, str, int]  # file, column, row group
+_Key = tuple[str, str, int]  # file, column, group
 _Piece = tuple[int, pa.Array]  # first row in the group, values
 
 
 class InlineReader:
-    """Reads cells of Parquet manifests, keeping about `cache_bytes` of what came along. Thread-safe."""
+    """Reads cells of Parquet files and Arrow streams, keeping about `cache_bytes` of what came along. Thread-safe."""
 
     def __init__(self, options: Mapping[str, Mapping[str, Any]], cache_bytes: int = CACHE_BYTES) -> None:
         self._options = options
@@ -106,13 +139,11 @@ class InlineReader:
         first, values = self._read_to(key, local, opened.file)
         return values[local - first]
 
-    def _read_to(self, key: _Key, row: int, file: pq.ParquetFile) -> _Piece:
+    def _read_to(self, key: _Key, row: int, file: _Groups) -> _Piece:
         cursor = self._cursors.pop(key, None)
         if cursor is None or cursor.end > row:
             _, column, group = key
-            size = rows_per_batch(file, [column])
-            batches = file.iter_batches(size, row_groups=[group], columns=[column], use_threads=False)
-            cursor = _Cursor(batches, 0)
+            cursor = _Cursor(file.batches(group, column), 0)
         self._cursors[key] = cursor
         while len(self._cursors) > _CURSORS:
             self._cursors.popitem(last=False)
@@ -137,12 +168,13 @@ class InlineReader:
             while len(self._files) >= _CURSORS:
                 self._files.pop(next(iter(self._files)))
             fs, path = resolve(file, self._options)
-            parquet = open_parquet(fs.open(path, "rb"), file)
-            ends, total = [], 0
-            for group in range(parquet.num_row_groups):
-                total += parquet.metadata.row_group(group).num_rows
-                ends.append(total)
-            self._files[file] = _Opened(parquet, tuple(ends))
+            handle = fs.open(path, "rb")
+            groups: _Groups = (
+                _ArrowGroups(ArrowStream(handle, file))
+                if is_arrow_stream(handle)
+                else _ParquetGroups(open_parquet(handle, file))
+            )
+            self._files[file] = _Opened(groups, tuple(accumulate(groups.rows())))
         return self._files[file]
 
 

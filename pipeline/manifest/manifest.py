@@ -1,13 +1,12 @@
 """A manifest that was found to be one.
 
 In: the config. Out: a `Manifest`: its files, id type and carried columns, and a stream of its rows. Refused with
-ManifestError: what `listing`, `readers`, `columns` and `rows` refuse.
+ManifestError: what `layouts`, `listing`, `readers`, `columns` and `rows` refuse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,18 +15,18 @@ import pyarrow.compute as pc
 
 from pipeline.config import ManifestConfig, VectorSpec
 from pipeline.errors import ManifestError
-from pipeline.manifest.arrow_types import plain_array, plain_type
-from pipeline.manifest.columns import Columns, match_columns
-from pipeline.manifest.listing import Format, ManifestFile, list_manifest
+from pipeline.manifest.arrow_types import is_uri, plain_array, plain_type
+from pipeline.manifest.columns import MEDIA_ROLES, Columns, match_columns
+from pipeline.manifest.layouts.recognition import find_source
+from pipeline.manifest.listing import Format, ManifestFile
 from pipeline.manifest.location import locate
-from pipeline.manifest.readers import Options, read_batches, read_schema, reading
+from pipeline.manifest.naming import column_name
+from pipeline.manifest.readers import Options, reading
 from pipeline.manifest.rows import ManifestRow, manifest_rows
 from pipeline.manifest.scalars import Place, id_strings
+from pipeline.manifest.source import Piece, Source
 
 __all__ = ["Manifest", "ManifestBatch", "open_manifest"]
-
-_THREADS = 16
-"""Footers are small and far away: opening thousands of files is waiting, not work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,23 @@ class Manifest:
 
     path: str
     folder: str
-    files: tuple[ManifestFile, ...]
-    schemas: Mapping[str, pa.Schema]
     columns: Columns
-    options: Options
+    source: Source
+
+    @property
+    def files(self) -> tuple[ManifestFile, ...]:
+        """The files that list the items; none where the lake itself is listed."""
+        return self.source.files
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Rows that the latest reading left out because of the manifest's layout, by reason."""
+        return dict(sorted(self.source.skipped.items()))
+
+    @property
+    def left_out(self) -> str:
+        """`skipped` in words."""
+        return ", ".join(f"{n} {reason}" for reason, n in self.skipped.items())
 
     @property
     def id_type(self) -> pa.DataType:
@@ -71,56 +83,58 @@ class Manifest:
         """
         empty = True
         names = [*self.columns.names.values(), *(field.name for field in self.carry)]
-        for file, first_row, table in self._tables(names, limit):
-            yield self._batch(file, table, first_row)
+        for piece in self._pieces(names, limit):
+            yield self._batch(piece)
             empty = False
         if empty:
-            raise ManifestError(f"the manifest {self.path} has no rows in its {len(self.files)} file(s)")
+            raise ManifestError(f"the manifest {self.path} has no {self._nothing()}")
 
     def ids(self, limit: int | None = None) -> Iterator[pa.Array]:
         """The ids in order as strings, of the first `limit` rows if given, reading no other column.
 
         Raises ManifestError at the first bad id, as `batches` does; nothing if there is no row.
         """
-        for _, _, strings in self._ids(limit):
+        for _, strings in self._ids(limit):
             yield from strings.chunks
 
     def find(self, ids: Sequence[str], limit: int | None = None) -> Iterator[tuple[str, str, int]]:
         """Each row, of the first `limit` ones if given, whose id is one of `ids`: id, file, and row in it (from 0)."""
         wanted = pa.array(ids, pa.string())
-        for file, first_row, strings in self._ids(limit):
+        for piece, strings in self._ids(limit):
             for i in pc.indices_nonzero(pc.is_in(strings, wanted)).to_pylist():
-                yield strings[i].as_py(), file, first_row + i
+                yield strings[i].as_py(), piece.file, piece.rows[i]
 
-    def _ids(self, limit: int | None) -> Iterator[tuple[str, int, pa.ChunkedArray]]:
+    def _ids(self, limit: int | None) -> Iterator[tuple[Piece, pa.ChunkedArray]]:
         name = self.columns.names["id"]
-        for file, first_row, table in self._tables([name], limit):
-            with reading(file.uri):
-                strings = id_strings(_plain(table.column(name)), Place(file.uri, first_row, self.columns.names))
-            yield file.uri, first_row, strings
+        for piece in self._pieces([name], limit):
+            with reading(piece.file):
+                place = Place(piece.file, piece.rows, self.columns.names)
+                strings = id_strings(_plain(piece.table.column(name)), place)
+            yield piece, strings
 
-    def _tables(self, names: Sequence[str], limit: int | None) -> Iterator[tuple[ManifestFile, int, pa.Table]]:
+    def _pieces(self, names: Sequence[str], limit: int | None) -> Iterator[Piece]:
         left = limit
-        for file in self.files:
-            first_row = 0
-            wanted = [name for name in dict.fromkeys(names) if name in self.schemas[file.uri].names]
-            for table in read_batches(file, self.schemas[file.uri], wanted, self.options):
-                taken = table if left is None else table.slice(0, left)
-                if taken.num_rows:
-                    yield file, first_row, taken
-                first_row += table.num_rows
-                left = None if left is None else left - taken.num_rows
-                if left == 0:
-                    return
+        for piece in self.source.pieces(names):
+            taken = piece.table if left is None else piece.table.slice(0, left)
+            if taken.num_rows:
+                yield Piece(piece.file, piece.rows, taken)
+            left = None if left is None else left - taken.num_rows
+            if left == 0:
+                return
 
-    def _batch(self, file: ManifestFile, table: pa.Table, first_row: int) -> ManifestBatch:
+    def _nothing(self) -> str:
+        left_out = f" that are items (left out: {self.left_out})" if self.skipped else ""
+        return f"rows in its {len(self.files)} file(s){left_out}" if self.files else f"objects{left_out}"
+
+    def _batch(self, piece: Piece) -> ManifestBatch:
+        table = piece.table
         roles = {role: name for role, name in self.columns.names.items() if name in table.column_names}
-        with reading(file.uri):
+        with reading(piece.file):
             by_role = pa.table({role: _plain(table.column(name)) for role, name in roles.items()})
             rows = manifest_rows(
-                by_role, roles, file=file.uri, first_row=first_row, locate=partial(locate, self.folder)
+                by_role, roles, file=piece.file, numbers=piece.rows, locate=partial(locate, self.folder)
             )
-            return ManifestBatch(file.uri, rows, self._carried(table))
+            return ManifestBatch(piece.file, rows, self._carried(table))
 
     def _carried(self, table: pa.Table) -> pa.Table:
         arrays = [
@@ -140,18 +154,19 @@ def open_manifest(
     `vectors` are the output's, whose names carried columns may not take; `output` is its path, whose files are not the
     manifest's. Raises ManifestError.
     """
-    listing = list_manifest(config, options, output)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(partial(read_schema, options=options), listing.files)
-        schemas = {file.uri: schema for file, schema in zip(listing.files, found, strict=True)}
-    csv = listing.files[0].format is Format.CSV
-    # A JSON Lines file without a line has no columns, and nothing to say about them.
-    judged = {uri: schema for uri, schema in schemas.items() if schema.names} or schemas
-    if not any(schema.names for schema in schemas.values()):
-        raise ManifestError(f"the manifest {config.path} has no rows in its {len(listing.files)} file(s)")
-    files = tuple(file for file in listing.files if file.uri in judged)
-    columns = match_columns(config, judged, csv=csv, vectors=vectors)
-    return Manifest(config.path, listing.folder, files, judged, columns, options)
+    found = find_source(config, options, output)
+    source = found.source
+    columns = match_columns(config, source.schemas, csv=source.csv, vectors=vectors, roles=source.roles)
+    _refuse_inline_orc(columns, source)
+    return Manifest(config.path, found.folder, columns, source)
+
+
+def _refuse_inline_orc(columns: Columns, source: Source) -> None:
+    for file in source.files:
+        for role in MEDIA_ROLES if file.format is Format.ORC and file.uri in source.schemas else ():
+            name = columns.names.get(role, "")
+            if name in source.schemas[file.uri].names and not is_uri(source.schemas[file.uri].field(name).type):
+                raise ManifestError(f"{column_name(role, name)} of {file.uri} holds bytes; expected URIs in ORC files")
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

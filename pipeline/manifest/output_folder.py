@@ -55,6 +55,12 @@ class OutputFolder:
         beside, _, inside = name[len(start) :].partition("/")
         return (not beside or _BESIDE.fullmatch(beside) is not None) and inside.partition("/")[0] in WRITTEN
 
+    def is_within(self, fs: fsspec.AbstractFileSystem, folder: str) -> bool:
+        """Whether what lakevec writes here may be found below `folder` of `fs`: only then each file has to be asked."""
+        # Local links may lead here from anywhere.
+        inside = f"{self.path}/".startswith(f"{_one_name(fs, folder).rstrip('/')}/")
+        return inside or isinstance(fs, LocalFileSystem)
+
 
 def _one_name(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return os.path.realpath(path) if isinstance(fs, LocalFileSystem) else posixpath.normpath(path)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import ManifestError
 from pipeline.manifest.arrow_types import MediaForm, media_type, plain_type
 
-__all__ = ["open_parquet", "parquet_batches", "refuse_extension_types", "rows_per_batch"]
+__all__ = ["open_parquet", "parquet_batches", "refuse_extension_types", "refuse_unsafe_extensions", "rows_per_batch"]
 
 BATCH_BYTES = 32 << 20
 """Uncompressed bytes of one batch: several images, far below a worker's memory."""
@@ -47,12 +47,17 @@ def refuse_extension_types(file: BinaryIO, name: str) -> None:
     library registered it.
     """
     for declared in _arrow_schemas(_footer(file)):
-        found = _UNSAFE_EXTENSIONS.search(declared)
-        if found and b"ARROW:extension:name" in declared:
-            raise ManifestError(
-                f"{name} holds a column of extension type {found[0].decode()}; expected plain Arrow types; "
-                "write tensors as lists and images as bytes"
-            )
+        refuse_unsafe_extensions(declared, name)
+
+
+def refuse_unsafe_extensions(declared: bytes, name: str) -> None:
+    """Raise ManifestError if the serialised Arrow schema `declared` of file `name` holds such a type."""
+    found = _UNSAFE_EXTENSIONS.search(declared)
+    if found and b"ARROW:extension:name" in declared:
+        raise ManifestError(
+            f"{name} holds a column of extension type {found[0].decode()}; expected plain Arrow types; "
+            "write tensors as lists and images as bytes"
+        )
 
 
 def _footer(file: BinaryIO) -> bytes:

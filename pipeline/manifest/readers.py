@@ -14,9 +14,11 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 
 from pipeline.errors import ManifestError, scrub
+from pipeline.manifest.arrow_files import ArrowStream
 from pipeline.manifest.csv_files import csv_batches, csv_names
 from pipeline.manifest.json_lines import json_batches, json_schema
 from pipeline.manifest.listing import Format, ManifestFile
+from pipeline.manifest.orc_files import orc_batches, orc_schema
 from pipeline.manifest.parquet_files import open_parquet, parquet_batches
 from pipeline.storage import resolve
 from pipeline.storage_errors import is_transient
@@ -26,18 +28,24 @@ __all__ = ["Options", "opened", "read_batches", "read_schema", "reading"]
 Options = Mapping[str, Mapping[str, Any]]
 """fsspec options by scheme, as `fetch.storage_options`."""
 
+_IN_PIECES = {Format.PARQUET: "Parquet", Format.ORC: "ORC", Format.ARROW: "an Arrow stream"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 
 
 def read_schema(file: ManifestFile, options: Options) -> pa.Schema:
     """The columns of `file`; those of a CSV are all strings. Raises ManifestError."""
     with reading(file.uri), opened(file, options) as handle:
+        if file.format in _IN_PIECES and not handle.seekable():
+            kind = _IN_PIECES[file.format]
+            raise ManifestError(f"{file.uri} is compressed as a whole, and {kind} is read in pieces; unpack it")
         if file.format is Format.PARQUET:
-            if not handle.seekable():
-                raise ManifestError(f"{file.uri} is compressed as a whole, and Parquet is read in pieces; unpack it")
             return open_parquet(handle, file.uri).schema_arrow
+        if file.format is Format.ORC:
+            return orc_schema(handle)
+        if file.format is Format.ARROW:
+            return ArrowStream(handle, file.uri).schema
         if file.format is Format.CSV:
-            return pa.schema([(name, pa.string()) for name in csv_names(handle)])
+            return pa.schema([(name, pa.string()) for name in file.names or csv_names(handle)])
         return json_schema(handle)
 
 
@@ -49,8 +57,12 @@ def read_batches(file: ManifestFile, schema: pa.Schema, columns: Sequence[str], 
             return
         if file.format is Format.PARQUET:
             batches = parquet_batches(open_parquet(handle, file.uri), columns)
+        elif file.format is Format.ORC:
+            batches = orc_batches(handle, columns)
+        elif file.format is Format.ARROW:
+            batches = ArrowStream(handle, file.uri).thin_batches(columns)
         else:
-            batches = csv_batches(handle, columns)
+            batches = csv_batches(handle, columns, file.names)
         for batch in batches:
             yield pa.Table.from_batches([batch])
 

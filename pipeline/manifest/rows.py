@@ -52,14 +52,15 @@ _Cell = list[tuple[MediaRef, str | None]]
 
 
 def manifest_rows(
-    table: pa.Table, names: Mapping[str, str], *, file: str, first_row: int, locate: Callable[[str], str]
+    table: pa.Table, names: Mapping[str, str], *, file: str, numbers: Sequence[int], locate: Callable[[str], str]
 ) -> list[ManifestRow]:
     """The rows of `table` (columns by role; `names` gives each role's name in the file).
 
-    `locate` makes a URI of a media column absolute. Raises ManifestError.
+    `numbers`: where each row stands in the file, from 0. `locate` makes a URI of a media column absolute. Raises
+    ManifestError.
     """
     n = table.num_rows
-    place = Place(file, first_row, names)
+    place = Place(file, numbers, names)
     ids: list[str] = id_strings(table.column("id"), place).to_pylist()
     texts = _texts(table, n)
     cells = [
@@ -78,7 +79,7 @@ def manifest_rows(
         media, digests = _media(cells, i) if cells else ((), ())
         rows.append(
             ManifestRow(
-                ids[i], texts[i], media, digests, instructions[i], fps[i], max_frames[i], identities[i], first_row + i
+                ids[i], texts[i], media, digests, instructions[i], fps[i], max_frames[i], identities[i], numbers[i]
             )
         )
     return rows

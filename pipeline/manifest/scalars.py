@@ -26,10 +26,10 @@ _ID_MAX = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where rows stand: their file, the number of the first one in it (from 0), and each role's column there."""
+    """Where rows stand: their file, the number of each in it (from 0), and each role's column there."""
 
     file: str
-    first_row: int
+    rows: Sequence[int]
     names: Mapping[str, str]
 
     def column(self, role: str) -> str:
@@ -41,7 +41,7 @@ class Place:
     ) -> None:
         """Raise ManifestError that names the first of `rows` (from 0 in `values`) if there is any."""
         named = [
-            f"{shown(values[i].as_py())} ({f'id {shown(ids[i])}, ' if ids else ''}row {self.first_row + i})"
+            f"{shown(values[i].as_py())} ({f'id {shown(ids[i])}, ' if ids else ''}row {self.rows[i]})"
             for i in islice(rows, SHOWN)
         ]
         if named:
@@ -51,7 +51,7 @@ class Place:
 def id_strings(column: pa.ChunkedArray, place: Place) -> pa.ChunkedArray:
     """The ids as strings. Raises ManifestError for null, and for integers above 2^63 - 1."""
     if column.null_count:
-        rows = [str(place.first_row + i) for i in _true(column.is_null())[:SHOWN]]
+        rows = [str(place.rows[i]) for i in _true(column.is_null())[:SHOWN]]
         raise ManifestError(
             f"{place.column('id')} is null in {column.null_count} rows near row {rows[0]} "
             f"(rows {', '.join(rows)}, from 0); every item needs an id"

@@ -32,7 +32,7 @@ def test_ids_are_those_of_the_rows_and_read_alone(tmp_path: Path, monkeypatch: p
         read.append(list(columns))
         return read_batches(file, schema, columns, options)
 
-    monkeypatch.setattr("pipeline.manifest.manifest.read_batches", spy)
+    monkeypatch.setattr("pipeline.manifest.source.read_batches", spy)
     found = list(manifest.ids(limit))
     assert [one for array in found for one in array.to_pylist()] == rows
     assert {array.type for array in found} == {pa.string()}

@@ -200,5 +200,5 @@ def test_schemes() -> None:
     ]
 
 
-def test_media_kinds_are_the_column_names() -> None:
-    assert {str(kind) for kind in MediaKind} == {"image", "video", "frames"}
+def test_media_kinds_are_the_column_names_and_what_only_bytes_tell() -> None:
+    assert {str(kind) for kind in MediaKind} == {"image", "video", "frames", "file"}

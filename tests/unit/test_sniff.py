@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sniff import MediaFormat, sniff
+from pipeline.sniff import MediaFormat, kind_of, sniff
+from pipeline.types import MediaKind
 from tests.fixtures.media import clip, encode_image, encode_video, photo
 
 IMAGES = {
@@ -74,6 +75,11 @@ def test_everything_else_is_none(text: bytes) -> None:
 def test_only_gif_is_both() -> None:
     assert [found for found in MediaFormat if found.is_image and found.is_video] == [MediaFormat.GIF]
     assert all(found.is_image or found.is_video for found in MediaFormat)
+
+
+def test_a_file_s_kind_is_what_its_bytes_are() -> None:
+    gif, movie = encode_image(photo(40, 30, 1), "GIF"), encode_video(clip(4, 64, 48, 1), fps=2)
+    assert [kind_of(data) for data in (gif, movie, b"?")] == [MediaKind.IMAGE, MediaKind.VIDEO, MediaKind.IMAGE]
 
 
 @given(st.binary(max_size=700), st.sampled_from([b"", b"BM", b"RIFF", b"\0\0\0\0ftyp", b"\x1aE\xdf\xa3", b"G"]))

@@ -33,7 +33,7 @@ def test_every_key_of_the_contract(tmp_path: Path) -> None:
     document = json.loads(text)
     assert set(document) >= {
         "run_id", "job", "exit_code", "status", "started_at", "finished_at", "output", "compute_fingerprint", "counts",
-        "rejects_by_code", "tokens", "packing", "seconds", "throughput", "bottleneck", "versions", "config",
+        "rejects_by_code", "skipped", "tokens", "packing", "seconds", "throughput", "bottleneck", "versions", "config",
     }  # fmt: skip
     assert set(document["counts"]) == {
         "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "recomputed",

@@ -1,0 +1,28 @@
+"""What a key's extension says about an object: a hint that decides only what is listed, never what it is.
+
+In: keys. Out: which of them name no media. A key without an extension may be anything, and its bytes will tell.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+__all__ = ["EXTENSION", "HIDDEN", "KNOWN", "not_media"]
+
+_EXTENSIONS = (
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "heic", "heif",
+    "mp4", "m4v", "mov", "qt", "mkv", "webm", "avi", "ts", "mts", "m2ts", "mpg", "mpeg", "vob", "flv", "wmv", "asf",
+    "ogv", "3gp", "3g2",
+)  # fmt: skip
+
+KNOWN = rf"(?i)\.({'|'.join(_EXTENSIONS)})$"
+EXTENSION = r"\.[A-Za-z0-9]{1,8}$"
+HIDDEN = r"(^|/)[._][^/]*$"
+"""Patterns of RE2, for Arrow and DuckDB alike. Hidden: `.DS_Store`, `_SUCCESS`; a `_photo.jpg` is media still."""
+
+
+def not_media(keys: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Whether each key ends in an extension of other files, or is hidden and has none. Null for null."""
+    other = pc.or_(pc.match_substring_regex(keys, EXTENSION), pc.match_substring_regex(keys, HIDDEN))
+    return pc.and_not(other, pc.match_substring_regex(keys, KNOWN))
