@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.errors import ConfigError
+from pipeline.index.changes import write_restored
 from pipeline.index.claim import QUIET_S, Claim
 from pipeline.index.commits import Commit, CommitKind
-from pipeline.index.files import find_snapshot, made_by, table_files, unreadable
+from pipeline.index.files import find_snapshot, holds_scores, made_by, table_files, unreadable
 from pipeline.storage import Store
 
 __all__ = ["restore"]
@@ -24,7 +27,7 @@ def restore(store: Store, seq: int, run_id: str, *, quiet_s: float = QUIET_S) ->
     """Make the live set of snapshot `seq` the newest snapshot's, and return that; no commit if it is that already.
 
     `run_id` must be new. Its `info` is the earlier one's, and `restored_from` has that one's number and the run that
-    made it; what changed by restoring is listed nowhere, so `changes` is left out. `quiet_s` as for `Claim.acquire`.
+    made it; `changes` are those of restoring. `quiet_s` as for `Claim.acquire`.
     """
     fingerprint = find_snapshot(store, seq).fingerprint
     with Claim.acquire(store, run_id, fingerprint=fingerprint, quiet_s=quiet_s) as claim:
@@ -33,12 +36,18 @@ def restore(store: Store, seq: int, run_id: str, *, quiet_s: float = QUIET_S) ->
             return target
         _check_readable(store, target)
         live, now = {entry.path for entry in target.live}, {entry.path for entry in claim.state.live}
+        added = [entry for entry in target.live if entry.path not in now]
+        removed = [entry for entry in claim.state.live if entry.path not in live]
+        info = _info(target)
+        if not holds_scores(target):
+            id_type = pa.type_for_alias(target.info["id_type"])
+            info["changes"] = write_restored(store, run_id, id_type, removed, added).info()
         return claim.commit(
             CommitKind.SNAPSHOT,
-            added=[entry for entry in target.live if entry.path not in now],
-            removed=[entry.path for entry in claim.state.live if entry.path not in live],
+            added=added,
+            removed=[entry.path for entry in removed],
             live=target.live,
-            info=_info(target),
+            info=info,
         )
 
 

@@ -15,7 +15,7 @@ from pipeline.index.verify import verify
 from pipeline.storage import Store, open_store
 from tests.fixtures.faulty_store import pausing
 from tests.fixtures.histories import said, score_night, vector_night, vector_nights
-from tests.fixtures.index_cases import FINGERPRINT
+from tests.fixtures.index_cases import FINGERPRINT, changes_of
 
 
 @pytest.fixture
@@ -31,7 +31,14 @@ def test_readers_see_the_earlier_state_again(store: Store) -> None:
     assert said(store, restored) == before
     assert live_files(store) == live_files(store, snapshot=nights[0].seq)
     assert live_files(store, "rejects", nights[2].seq) == [e for e in nights[2].live if e.table == "rejects"]
-    assert restored.info == nights[0].info | {"restored_from": {"seq": nights[0].seq, "run_id": "night1"}}
+    assert restored.info == nights[0].info | {
+        "restored_from": {"seq": nights[0].seq, "run_id": "night1"},
+        "changes": restored.info["changes"],
+    }
+    ops = changes_of(store, restored.run_id)
+    old, new = ({key[0] for key in said(store, each) if key[1] == "vectors"} for each in (nights[2], restored))
+    assert {id_ for id_, op in ops.items() if op == "insert"} == new - old
+    assert {id_ for id_, op in ops.items() if op == "delete"} == old - new
     assert set(restored.removed) == {e.path for e in nights[2].live} - {e.path for e in nights[0].live}
     assert {e.path for e in restored.added} == {e.path for e in nights[0].live} - {e.path for e in nights[2].live}
     assert (restored.fingerprint, made_by(restored)) == (nights[0].fingerprint, "night1")
@@ -57,7 +64,7 @@ def test_another_models_snapshot_is_restored_with_its_fingerprint(local: Store) 
     assert restore(local, first.seq, "back").fingerprint == FINGERPRINT
     again = restore(local, newest.seq, "forth")
     assert again.fingerprint == "another model"
-    assert "changes" not in again.info
+    assert again.info["changes"]["path"] == "changes/run=forth.parquet"
     assert made_by(restore(local, snapshots(local)[1].seq, "back-again")) == "night1"
 
 
