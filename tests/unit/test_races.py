@@ -72,7 +72,7 @@ def _check_round(store: Store, winner: str, before: int) -> None:
     commits = Log(store).read()
     assert [(commit.run_id, commit.kind) for commit in commits] == [(winner, CommitKind.SNAPSHOT)]
     assert [entry.path for entry in commits[0].live] == [f"vectors/run={winner}/part-1.parquet"]
-    assert before + 2 <= commits[0].seq <= before + RACERS + 1, "a claim each at most, and one snapshot"
+    assert commits[0].seq >= before + 2, "a claim and the snapshot at least"
     hidden = {file.path for file in invisible_files(store)}
     mine = {f"vectors/run={winner.rpartition('r')[0]}r{racer}/part-1.parquet" for racer in range(RACERS)}
     assert hidden & mine == mine - {commits[0].live[0].path}
