@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import VectorSpec
 from pipeline.errors import RejectError
+from pipeline.manifest.layouts.media_names import VIDEO
 from pipeline.manifest.work import from_work_table
 from pipeline.plan import Plan
 from pipeline.schema import vector_fields
@@ -155,7 +156,10 @@ def sample_items(store: Store, work_paths: Sequence[str], n: int) -> Iterator[Wo
 
 
 def count_modalities(store: Store, work_paths: Sequence[str]) -> dict[Modality, int]:
-    """How many items of the work list hold what, by the rule of the `modality` column."""
+    """How many items of the work list hold what, by the rule of the `modality` column.
+
+    Of files that may be either only the names are known here: one is a video if it is called like one.
+    """
     counts: Counter[Modality] = Counter()
     for path in work_paths:
         with store.open_input(path) as file:
@@ -168,7 +172,7 @@ def _modalities(batch: pa.RecordBatch) -> Counter[Modality]:
     n = batch.num_rows
     texts, media = batch.column("texts"), batch.column("media")
     kinds = pc.struct_field(media.flatten(), "kind")
-    image = pc.equal(kinds, str(MediaKind.IMAGE))
+    image = pc.or_(pc.equal(kinds, str(MediaKind.IMAGE)), _files_not_called_video(media.flatten(), kinds))
     has_image = _any_of(media, image, n)
     has_video = _any_of(media, pc.invert(image), n)
     # An empty text beside media counts as none, and an item with nothing at all is text (`NULL`).
@@ -182,6 +186,13 @@ def _modalities(batch: pa.RecordBatch) -> Counter[Modality]:
             Modality.MIXED: int(several.sum()),
         }
     )
+
+
+def _files_not_called_video(media: pa.Array, kinds: pa.Array) -> pa.Array:
+    refs = pc.struct_field(media, "refs")
+    named = pc.fill_null(pc.match_substring_regex(pc.struct_field(refs.flatten(), "uri"), VIDEO), False)
+    called_video = pa.array(_any_of(refs, named, len(media)))
+    return pc.and_not(pc.equal(kinds, str(MediaKind.FILE)), called_video)
 
 
 def _any_of(lists: pa.Array, flags: pa.Array, n: int) -> NDArray[np.bool_]:

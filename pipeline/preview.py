@@ -83,7 +83,7 @@ def _report(config: Config, run: Run, plan: Plan, cost: Estimate) -> str:
     modalities = ", ".join(f"{n} {kind}" for kind, n in cost.by_modality.items() if n) or "nothing"
     vectors = ", ".join(f"{name} {n / MIB:.2f} MiB" for name, n in cost.vector_bytes.items())
     lines = [
-        f"manifest   {run.manifest.path}: {counts.items} items in {len(run.manifest.files) or 'no'} files",
+        f"manifest   {run.manifest.path}: {counts.items} items {_in_files(run)}",
         *([f"left out   {run.manifest.left_out}"] if run.manifest.skipped else []),
         f"output     {run.store.root}",
         f"model      {run.config.model.path} ({run.checkpoint.identity})",
@@ -111,6 +111,10 @@ def _report(config: Config, run: Run, plan: Plan, cost: Estimate) -> str:
         rejects = ", ".join(f"{code} {n}" for code, n in sorted(cost.rejects.items()))
         lines.append(f"rejects    in the sample: {rejects}")
     return "\n".join(lines)
+
+
+def _in_files(run: Run) -> str:
+    return f"in {len(run.manifest.files)} files" if run.manifest.files else "listed there"
 
 
 def _tokens(spread: Spread) -> str:

@@ -141,7 +141,7 @@ def _with_formats(
     config: ManifestConfig, fs: fsspec.AbstractFileSystem, paths: list[str], named: bool
 ) -> list[ManifestFile]:
     forced = None if config.format == "auto" else Format(config.format)
-    if not named and not any(_format_of(path, named) for path in paths):
+    if not named and forced is None and not any(_format_of(path, named) for path in paths):
         paths, named = [path for path in paths if _suffix(path) in _RARE_SUFFIXES], True
     files: list[ManifestFile] = []
     for path in paths:

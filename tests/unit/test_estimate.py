@@ -130,6 +130,15 @@ def test_modalities_are_counted_as_they_will_be_written(tmp_path: Path) -> None:
     assert count_modalities(store, plan.work_paths) == expected
 
 
+def test_files_that_may_be_either_are_counted_by_their_names(tmp_path: Path) -> None:
+    (tmp_path / "lake").mkdir()
+    for name in ("a.jpg", "b.MP4", "c.mov", "noname"):
+        (tmp_path / "lake" / name).write_bytes(b"x")
+    plan, store = planned(job_config(tmp_path / "lake", tmp_path / "out"))
+    found = count_modalities(store, plan.work_paths)
+    assert found == {Modality.TEXT: 0, Modality.IMAGE: 2, Modality.VIDEO: 2, Modality.MIXED: 0}
+
+
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=50), st.integers(0, 500))
 def test_spread(values: list[int], more: int) -> None:
     found = spread_of(values, len(values) + more)

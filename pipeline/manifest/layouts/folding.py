@@ -8,7 +8,9 @@ when the first row is asked for, into a temporary Parquet file that goes with th
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +118,7 @@ class FoldedSource:
         self._schema = schema
         self._fold = fold
         self._records = records
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._made: Path | None = None
 
     def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
         """As `Source.pieces`. Raises ManifestError."""
@@ -127,13 +129,15 @@ class FoldedSource:
             first_row += batch.num_rows
 
     def _folded(self) -> Path:
-        if self._folder is None:
-            folder = tempfile.TemporaryDirectory(prefix="lakevec-manifest-")
+        if self._made is None:
+            folder = tempfile.mkdtemp(prefix="lakevec-manifest-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            path = Path(folder) / "objects.parquet"
             with spilling_database() as db, reading(self._path):
                 fill_table(db, "records", self._schema, self._records())
-                self._sort(db, Path(folder.name) / "objects.parquet")
-            self._folder = folder
-        return Path(self._folder.name) / "objects.parquet"
+                self._sort(db, path)
+            self._made = path
+        return self._made
 
     def _sort(self, db: duckdb.DuckDBPyConnection, path: Path) -> None:
         db.execute(f"CREATE TABLE folded AS {_judged(self._fold, self._schema.names)}")

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import fsspec
 import pyarrow as pa
 
 from pipeline.config import ManifestConfig
@@ -24,6 +25,7 @@ from pipeline.manifest.layouts.s3_inventory import find_delivery
 from pipeline.manifest.layouts.s3_tables import inventory_missing, journal_missing
 from pipeline.manifest.listing import ManifestFile, asking, file_uri, list_manifest
 from pipeline.manifest.readers import Options, read_schema
+from pipeline.manifest.search import WILD, fixed_folder
 from pipeline.manifest.source import FileSource, RowLayout, Source
 from pipeline.storage import resolve
 
@@ -80,8 +82,7 @@ def _named_by_files(config: ManifestConfig, options: Options) -> Found | None:
             schemas = _schemas(delivery.files, options)
             _check(config, "s3_inventory", schemas)
             fold = ENCODED_INVENTORY if delivery.encoded else INVENTORY
-            folder = file_uri(fs, path if fs.isdir(path) else path.rpartition("/")[0])
-            return Found(folder, table_source(config, options, delivery.files, schemas, fold))
+            return Found(file_uri(fs, _folder(fs, path)), table_source(config, options, delivery.files, schemas, fold))
     if config.layout in ("auto", "hugging_face"):
         with asking(config):
             files = hugging_face.saved_files(fs, path) if fs.isdir(path) else ()
@@ -92,6 +93,12 @@ def _named_by_files(config: ManifestConfig, options: Options) -> Found | None:
                 folder, FileSource(files, schemas, _row_layout(config, "hugging_face", schemas, folder), options)
             )
     return None
+
+
+def _folder(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    if WILD & set(path) and not fs.exists(path):
+        return fixed_folder(path)
+    return path if fs.isdir(path) else path.rpartition("/")[0]
 
 
 def _schemas(files: Sequence[ManifestFile], options: Options) -> dict[str, pa.Schema]:
