@@ -16,27 +16,16 @@ import pyarrow.compute as pc
 
 from pipeline.config import ManifestConfig, VectorSpec
 from pipeline.errors import ManifestError
-from pipeline.manifest.arrow_types import plain_array, plain_type
+from pipeline.manifest.batches import Batcher, ManifestBatch, Piece, plain_column
 from pipeline.manifest.columns import Columns, match_columns
 from pipeline.manifest.listing import Format, ManifestFile, list_manifest
-from pipeline.manifest.location import locate
 from pipeline.manifest.readers import Options, read_batches, read_schema, reading
-from pipeline.manifest.rows import ManifestRow, manifest_rows
 from pipeline.manifest.scalars import Place, id_strings
 
-__all__ = ["Manifest", "ManifestBatch", "open_manifest"]
+__all__ = ["Manifest", "open_manifest"]
 
 _THREADS = 16
 """Footers are small and far away: opening thousands of files is waiting, not work."""
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestBatch:
-    """Some rows of one file, in order, and their carried columns (own names, types of `Manifest.carry`)."""
-
-    file: str
-    rows: list[ManifestRow]
-    carry: pa.Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +49,11 @@ class Manifest:
         """The carried columns, under the manifest's own names and plain types."""
         return self.columns.carry
 
+    @property
+    def batcher(self) -> Batcher:
+        """What makes batches of pieces, here or in another process."""
+        return Batcher(self.folder, dict(self.columns.names), self.carry)
+
     def with_carry(self, carry: Sequence[pa.Field]) -> Manifest:
         """This manifest, its carried columns read as `carry` (the same names, types that hold its own)."""
         return replace(self, columns=replace(self.columns, carry=tuple(carry)))
@@ -69,10 +63,16 @@ class Manifest:
 
         Raises ManifestError at the first bad row, and at the end if there was no row at all.
         """
+        batcher = self.batcher
+        for piece in self.pieces(limit):
+            yield batcher.batch(piece)
+
+    def pieces(self, limit: int | None = None) -> Iterator[Piece]:
+        """What `batcher` makes `batches` of. Raises ManifestError if there is no row at all."""
         empty = True
         names = [*self.columns.names.values(), *(field.name for field in self.carry)]
         for file, first_row, table in self._tables(names, limit):
-            yield self._batch(file, table, first_row)
+            yield Piece(file.uri, first_row, table)
             empty = False
         if empty:
             raise ManifestError(f"the manifest {self.path} has no rows in its {len(self.files)} file(s)")
@@ -96,7 +96,7 @@ class Manifest:
         name = self.columns.names["id"]
         for file, first_row, table in self._tables([name], limit):
             with reading(file.uri):
-                strings = id_strings(_plain(table.column(name)), Place(file.uri, first_row, self.columns.names))
+                strings = id_strings(plain_column(table.column(name)), Place(file.uri, first_row, self.columns.names))
             yield file.uri, first_row, strings
 
     def _tables(self, names: Sequence[str], limit: int | None) -> Iterator[tuple[ManifestFile, int, pa.Table]]:
@@ -112,24 +112,6 @@ class Manifest:
                 left = None if left is None else left - taken.num_rows
                 if left == 0:
                     return
-
-    def _batch(self, file: ManifestFile, table: pa.Table, first_row: int) -> ManifestBatch:
-        roles = {role: name for role, name in self.columns.names.items() if name in table.column_names}
-        with reading(file.uri):
-            by_role = pa.table({role: _plain(table.column(name)) for role, name in roles.items()})
-            rows = manifest_rows(
-                by_role, roles, file=file.uri, first_row=first_row, locate=partial(locate, self.folder)
-            )
-            return ManifestBatch(file.uri, rows, self._carried(table))
-
-    def _carried(self, table: pa.Table) -> pa.Table:
-        arrays = [
-            plain_array(table.column(field.name), field.type)
-            if field.name in table.column_names
-            else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
-            for field in self.carry
-        ]
-        return pa.table(arrays, schema=pa.schema(self.carry))
 
 
 def open_manifest(
@@ -152,7 +134,3 @@ def open_manifest(
     files = tuple(file for file in listing.files if file.uri in judged)
     columns = match_columns(config, judged, csv=csv, vectors=vectors)
     return Manifest(config.path, listing.folder, files, judged, columns, options)
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return plain_array(column, plain_type(column.type))
