@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from pipeline.config import InputsConfig, ModelConfig
@@ -60,15 +61,15 @@ def item_fingerprint(
     `instruction` is the resolved one, `fps` and `max_frames` the row's own; `media` are in order, each with the
     identity of each of its files (a frame list has several).
     """
-    parts = [
-        _text(compute),
-        _text(instruction),
-        _text("" if fps is None else repr(float(fps))),
-        _text("" if max_frames is None else str(int(max_frames))),
-        _list(map(_text, texts)),
-        _list(_text(kind) + _list([_list(map(_text, one)) for one in files]) for kind, files in media),
-    ]
-    return _hash(_encoded("".join(parts)))
+    head = _head(compute, instruction, fps, max_frames)
+    known = [_text(kind) + _list([_list([_text(value) for value in one]) for one in files]) for kind, files in media]
+    return _hash(_encoded(head + _list([_text(text) for text in texts]) + _list(known)))
+
+
+@lru_cache(maxsize=1024)  # most rows of a lake have the same settings
+def _head(compute: str, instruction: str, fps: float | None, max_frames: int | None) -> str:
+    settings = ("" if fps is None else repr(float(fps)), "" if max_frames is None else str(int(max_frames)))
+    return "".join(map(_text, (compute, instruction, *settings)))
 
 
 def _text(value: str) -> str:
@@ -76,9 +77,8 @@ def _text(value: str) -> str:
     return f"{len(value) if value.isascii() else len(_encoded(value))}:{value}"
 
 
-def _list(parts: Iterable[str]) -> str:
-    held = list(parts)
-    return f"{len(held)}[{''.join(held)}]"
+def _list(parts: Sequence[str]) -> str:
+    return f"{len(parts)}[{''.join(parts)}]"
 
 
 def _encoded(value: str) -> bytes:
