@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pipeline.config import InputsConfig, ModelConfig
@@ -77,26 +78,29 @@ def item_fingerprint(
     `instruction` is the resolved one, `fps` and `max_frames` the row's own; `media` are in order, each with the
     identity of each of its files (a frame list has several).
     """
-    parts = [
-        _text(compute),
-        _text(instruction),
-        _text("" if fps is None else repr(float(fps))),
-        _text("" if max_frames is None else str(int(max_frames))),
-        _list(map(_text, texts)),
-        _list(_text(kind) + _list(_list(map(_text, one)) for one in files) for kind, files in media),
-    ]
-    return _hash(b"".join(parts))
+    head = _head(compute, instruction, fps, max_frames)
+    known = [_text(kind) + _list([_list([_text(value) for value in one]) for one in files]) for kind, files in media]
+    return _hash(_encoded(head + _list([_text(text) for text in texts]) + _list(known)))
 
 
-def _text(value: str) -> bytes:
+@lru_cache(maxsize=1024)  # most rows of a lake have the same settings
+def _head(compute: str, instruction: str, fps: float | None, max_frames: int | None) -> str:
+    settings = ("" if fps is None else repr(float(fps)), "" if max_frames is None else str(int(max_frames)))
+    return "".join(map(_text, (compute, instruction, *settings)))
+
+
+def _text(value: str) -> str:
+    # Lengths in bytes of UTF-8, but one encoding for all at the end: this runs a dozen times for each of a lake's rows.
+    return f"{len(value) if value.isascii() else len(_encoded(value))}:{value}"
+
+
+def _list(parts: Sequence[str]) -> str:
+    return f"{len(parts)}[{''.join(parts)}]"
+
+
+def _encoded(value: str) -> bytes:
     # Strings from broken JSON escapes can hold unpaired surrogates; they must still tell apart.
-    data = value.encode("utf-8", "surrogatepass")
-    return b"%d:%b" % (len(data), data)
-
-
-def _list(parts: Iterable[bytes]) -> bytes:
-    held = list(parts)
-    return b"%d[%b]" % (len(held), b"".join(held))
+    return value.encode("utf-8", "surrogatepass")
 
 
 def _hash(data: bytes) -> str:

@@ -85,6 +85,10 @@ class Identifier:
             ]
             yield _identified(row, known)
 
+    def asks(self, rows: Sequence[ManifestRow]) -> bool:
+        """Whether `identify` would ask the store about a file of `rows`."""
+        return any(self._asks(row) and any(True for _ in _uris(row)) for row in rows)
+
     def check(self) -> None:
         """Raise IncompleteError if too much of what was asked so far could not be judged. Call at the end."""
         self._answers.check()

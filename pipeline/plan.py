@@ -23,23 +23,21 @@ from numpy.typing import NDArray
 
 from pipeline.comparison import PlanCounts, check_ids, compare
 from pipeline.config import Config
+from pipeline.conversion import Recipe
+from pipeline.conversion_pool import ConversionPool
 from pipeline.errors import ManifestError
 from pipeline.fetch import Fetcher
-from pipeline.fingerprint import item_fingerprint
-from pipeline.identity import Identified, Identifier
+from pipeline.identity import Identifier
 from pipeline.index.carried import CarriedDigests
 from pipeline.index.carried_values import write_values
 from pipeline.index.commits import FileEntry
 from pipeline.manifest.columns import MEDIA_ROLES
 from pipeline.manifest.duplicates import naming_duplicates
 from pipeline.manifest.listing import Format
-from pipeline.manifest.manifest import Manifest, ManifestBatch
-from pipeline.manifest.work import to_work_table
+from pipeline.manifest.manifest import Manifest
 from pipeline.policy import FetchPolicy
 from pipeline.schema import ITEM_KEYS, ITEMS, work_schema
 from pipeline.storage import Store
-from pipeline.template import resolve_instruction
-from pipeline.types import WorkItem
 
 __all__ = ["Plan", "PlanCounts", "make_plan", "work_folder"]
 
@@ -103,7 +101,7 @@ def make_plan(
     ):
         folder = Path(name)
         digests = CarriedDigests(manifest.carry)
-        _write_candidates(folder, config, manifest, compute_fingerprint, digests)
+        _write_candidates(folder, config, manifest, compute_fingerprint)
         found = compare(
             folder / "items.parquet",
             store,
@@ -134,48 +132,23 @@ def _checks_ids_first(config: Config, manifest: Manifest) -> bool:
     return asks or all(file.format is Format.PARQUET for file in manifest.files)
 
 
-def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute: str, digests: CarriedDigests) -> None:
+def _write_candidates(folder: Path, config: Config, manifest: Manifest, compute: str) -> None:
     policy = FetchPolicy.of(config.fetch, manifest.folder)
     schema = work_schema(manifest.carry)
     with (
         Fetcher(policy) as fetcher,
         Identifier(fetcher, config.inputs.identity) as identifier,
+        ConversionPool(Recipe(manifest.batcher, policy, config.inputs, compute), identifier) as pool,
         pq.ParquetWriter(folder / "items.parquet", ITEMS, compression="zstd") as items,
         # Read once and thrown away: speed matters, not size.
         pq.ParquetWriter(folder / "candidates.parquet", schema, compression="lz4", use_dictionary=False) as candidates,
     ):
-        for batch in manifest.batches(config.run.max_items):
-            identified = list(identifier.identify(batch.rows))
-            table = to_work_table(_work_items(batch, identified, compute, config.inputs.instruction), batch.carry)
-            candidates.write_table(table)
-            keys = [table.column(name) for name in ITEM_KEYS]
-            carried = digests.of_table(batch.carry) if manifest.carry else pa.nulls(table.num_rows, pa.uint64())
-            shared = pa.array([config.inputs.dedupe and each.content_known for each in identified], pa.bool_())
-            items.write_table(pa.table([*keys, carried, shared], schema=ITEMS), row_group_size=_ITEMS_GROUP_ROWS)
+        for made in pool.convert(manifest.pieces(config.run.max_items)):
+            candidates.write_table(made.table)
+            keys = [made.table.column(name) for name in ITEM_KEYS]
+            rows = pa.table([*keys, made.carried, made.shared], schema=ITEMS)
+            items.write_table(rows, row_group_size=_ITEMS_GROUP_ROWS)
         identifier.check()
-
-
-def _work_items(
-    batch: ManifestBatch, identified: Sequence[Identified], compute: str, default: str | None
-) -> list[WorkItem]:
-    usual = resolve_instruction(None, default)
-    items: list[WorkItem] = []
-    for row, known in zip(batch.rows, identified, strict=True):
-        fingerprint = item_fingerprint(
-            compute,
-            instruction=usual if row.instruction is None else resolve_instruction(row.instruction, default),
-            fps=row.fps,
-            max_frames=row.max_frames,
-            texts=row.texts,
-            media=known.identities,
-        )
-        items.append(
-            WorkItem(
-                row.id, row.texts, known.media, row.instruction, row.fps, row.max_frames, fingerprint, batch.file,
-                row.row, 0,
-            )
-        )  # fmt: skip
-    return items
 
 
 def _guard_deletions(config: Config, counts: PlanCounts) -> None:

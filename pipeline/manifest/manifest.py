@@ -8,34 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import ManifestConfig, VectorSpec
 from pipeline.errors import ManifestError
-from pipeline.manifest.arrow_types import is_uri, plain_array, plain_type
+from pipeline.manifest.arrow_types import is_uri
+from pipeline.manifest.batches import Batcher, ManifestBatch, plain_column
 from pipeline.manifest.columns import MEDIA_ROLES, Columns, match_columns
 from pipeline.manifest.layouts.recognition import find_source
 from pipeline.manifest.listing import Format, ManifestFile
-from pipeline.manifest.location import locate
 from pipeline.manifest.naming import column_name
 from pipeline.manifest.readers import Options, reading
-from pipeline.manifest.rows import ManifestRow, manifest_rows
 from pipeline.manifest.scalars import Place, id_strings
 from pipeline.manifest.source import Piece, Source
 
-__all__ = ["Manifest", "ManifestBatch", "open_manifest"]
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestBatch:
-    """Some rows of one file, in order, and their carried columns (own names, types of `Manifest.carry`)."""
-
-    file: str
-    rows: list[ManifestRow]
-    carry: pa.Table
+__all__ = ["Manifest", "open_manifest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +61,11 @@ class Manifest:
         """The carried columns, under the manifest's own names and plain types."""
         return self.columns.carry
 
+    @property
+    def batcher(self) -> Batcher:
+        """What makes batches of pieces, here or in another process."""
+        return Batcher(self.folder, dict(self.columns.names), self.carry)
+
     def with_carry(self, carry: Sequence[pa.Field]) -> Manifest:
         """This manifest, its carried columns read as `carry` (the same names, types that hold its own)."""
         return replace(self, columns=replace(self.columns, carry=tuple(carry)))
@@ -81,10 +75,16 @@ class Manifest:
 
         Raises ManifestError at the first bad row, and at the end if there was no row at all.
         """
+        batcher = self.batcher
+        for piece in self.pieces(limit):
+            yield batcher.batch(piece)
+
+    def pieces(self, limit: int | None = None) -> Iterator[Piece]:
+        """What `batcher` makes `batches` of. Raises ManifestError if there is no row at all."""
         empty = True
         names = [*self.columns.names.values(), *(field.name for field in self.carry)]
         for piece in self._pieces(names, limit):
-            yield self._batch(piece)
+            yield piece
             empty = False
         if empty:
             raise ManifestError(f"the manifest {self.path} has no {self._nothing()}")
@@ -109,7 +109,7 @@ class Manifest:
         for piece in self._pieces([name], limit):
             with reading(piece.file):
                 place = Place(piece.file, piece.rows, self.columns.names)
-                strings = id_strings(_plain(piece.table.column(name)), place)
+                strings = id_strings(plain_column(piece.table.column(name)), place)
             yield piece, strings
 
     def _pieces(self, names: Sequence[str], limit: int | None) -> Iterator[Piece]:
@@ -125,25 +125,6 @@ class Manifest:
     def _nothing(self) -> str:
         left_out = f" that are items (left out: {self.left_out})" if self.skipped else ""
         return f"rows in its {len(self.files)} file(s){left_out}" if self.files else f"objects{left_out}"
-
-    def _batch(self, piece: Piece) -> ManifestBatch:
-        table = piece.table
-        roles = {role: name for role, name in self.columns.names.items() if name in table.column_names}
-        with reading(piece.file):
-            by_role = pa.table({role: _plain(table.column(name)) for role, name in roles.items()})
-            rows = manifest_rows(
-                by_role, roles, file=piece.file, numbers=piece.rows, locate=partial(locate, self.folder)
-            )
-            return ManifestBatch(piece.file, rows, self._carried(table))
-
-    def _carried(self, table: pa.Table) -> pa.Table:
-        arrays = [
-            plain_array(table.column(field.name), field.type)
-            if field.name in table.column_names
-            else pa.chunked_array([pa.nulls(table.num_rows, field.type)])
-            for field in self.carry
-        ]
-        return pa.table(arrays, schema=pa.schema(self.carry))
 
 
 def open_manifest(
@@ -167,7 +148,3 @@ def _refuse_inline_orc(columns: Columns, source: Source) -> None:
             name = columns.names.get(role, "")
             if name in source.schemas[file.uri].names and not is_uri(source.schemas[file.uri].field(name).type):
                 raise ManifestError(f"{column_name(role, name)} of {file.uri} holds bytes; expected URIs in ORC files")
-
-
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    return plain_array(column, plain_type(column.type))

@@ -169,11 +169,11 @@ def _identities(table: pa.Table, n: int) -> list[tuple[tuple[str, str], ...]]:
     roles = [role for role in IDENTITY_ROLES if role in table.column_names]
     if not roles:
         return [()] * n
-    columns = [_as_text(table.column(role)) for role in roles]
-    return [
-        tuple((role, value) for role, value in zip(roles, values, strict=True) if value is not None)
-        for values in zip(*columns, strict=True)
-    ]
+    # Every value with its role, then row by row: no pair is made twice.
+    columns = [[None if value is None else (role, value) for value in _as_text(table.column(role))] for role in roles]
+    if not any(table.column(role).null_count for role in roles):
+        return list(zip(*columns, strict=True))
+    return [tuple(pair for pair in pairs if pair is not None) for pairs in zip(*columns, strict=True)]
 
 
 def _as_text(column: pa.ChunkedArray) -> list[str | None]:
