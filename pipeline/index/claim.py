@@ -200,10 +200,8 @@ def _may_take_over(
     sleep: Callable[[float], None],
 ) -> bool:
     """True: the owner is dead or silent. False: its claim has ended meanwhile. OwnershipError: it lives."""
-    if certainly_gone(foreign.info.get("process", {})):
-        return True
     watch = Watch(_sign(log, foreign), clock(), quiet_s)
-    while True:
+    while not certainly_gone(foreign.info.get("process", {})):
         sleep(min(renew_s, quiet_s) / 2)  # two looks a renewal: the verdict comes within one
         asked_at_s = clock()
         if log.head() != head_seq and not _still_claimed_by(log, foreign):
@@ -215,6 +213,7 @@ def _may_take_over(
                 return True
             case Beat.WAITING:
                 continue
+    return True
 
 
 def _still_claimed_by(log: Log, foreign: Commit) -> bool:

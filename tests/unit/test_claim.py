@@ -158,6 +158,19 @@ def test_a_dead_process_of_this_machine_loses_at_once(local: Store) -> None:
         assert fake.waited_s == 0.0
 
 
+def test_a_process_that_dies_while_it_is_watched_loses_at_once(local: Store) -> None:
+    with subprocess.Popen(["sort"], stdin=subprocess.PIPE) as owner:
+        _foreign(local, identity() | {"pid": owner.pid, "started_ticks": int(_stat(owner.pid)[19])})
+
+        def die(now: float) -> None:
+            owner.kill()
+            owner.wait()
+
+        fake = FakeTime(die)
+        with _acquire(local, "r1", fake):
+            assert 0.0 < fake.waited_s < 60.0
+
+
 def test_a_release_seen_while_watching_frees_the_index(local: Store) -> None:
     _foreign(local, _elsewhere())
 
