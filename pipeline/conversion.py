@@ -37,21 +37,21 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """A piece's rows: `table` of `schema.work_schema`; `carried` (uint64) and `shared` as in `schema.ITEMS`."""
+    """A piece's rows: `table` of `schema.work_schema`; `carried` (uint64) and `shared` as in `schema.ITEMS`.
+
+    `asked`: whether a store had to be asked about any of its files.
+    """
 
     table: pa.Table
     carried: pa.ChunkedArray
     shared: pa.Array
+    asked: bool
 
 
 class Converter:
-    """Converts pieces as `recipe` says, with the identities that `identifier` finds.
-
-    `has_asked`: whether a store had to be asked about any file so far.
-    """
+    """Converts pieces as `recipe` says, with the identities that `identifier` finds."""
 
     def __init__(self, recipe: Recipe, identifier: Identifier) -> None:
-        self.has_asked = False
         self._recipe = recipe
         self._identifier = identifier
         self._digests = CarriedDigests(recipe.batcher.carry)
@@ -59,20 +59,19 @@ class Converter:
     def convert(self, piece: Piece) -> Candidates:
         """What `piece` becomes. Raises ManifestError, IncompleteError."""
         batch = self._recipe.batcher.batch(piece)
-        self.has_asked = self.has_asked or self._identifier.asks(batch.rows)
-        return self._converted(batch)
+        return self._converted(batch, asked=self._identifier.asks(batch.rows))
 
     def convert_unasked(self, piece: Piece) -> Candidates | None:
         """As `convert`, but None where a store would have to be asked."""
         batch = self._recipe.batcher.batch(piece)
-        return None if self._identifier.asks(batch.rows) else self._converted(batch)
+        return None if self._identifier.asks(batch.rows) else self._converted(batch, asked=False)
 
-    def _converted(self, batch: ManifestBatch) -> Candidates:
+    def _converted(self, batch: ManifestBatch, *, asked: bool) -> Candidates:
         inputs = self._recipe.inputs
         identified = list(self._identifier.identify(batch.rows))
         table = to_work_table(_work_items(batch, identified, self._recipe.compute, inputs.instruction), batch.carry)
         shared = pa.array([inputs.dedupe and each.content_known for each in identified], pa.bool_())
-        return Candidates(table, self._carried(batch), shared)
+        return Candidates(table, self._carried(batch), shared, asked)
 
     def _carried(self, batch: ManifestBatch) -> pa.ChunkedArray:
         if self._recipe.batcher.carry:

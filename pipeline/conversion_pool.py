@@ -60,6 +60,8 @@ class ConversionPool:
         self._rows_left = rows_here
         self._executor: ProcessPoolExecutor | None = None
         self._is_broken = self._processes < 2
+        self._pieces = 0
+        self._pieces_asked = 0
 
     def __enter__(self) -> ConversionPool:
         return self
@@ -82,7 +84,9 @@ class ConversionPool:
     def _sent(self, piece: Piece) -> Future[Candidates | None] | None:
         rows = piece.table.num_rows
         self._rows_left -= rows
-        if self._rows_left >= 0 or self._is_broken or self._here.has_asked or piece.table.nbytes > rows * _ROW_BYTES:
+        # Where most have to be asked about, another process would only find that out.
+        is_for_here = self._is_broken or self._pieces_asked > self._pieces / 2
+        if self._rows_left >= 0 or is_for_here or piece.table.nbytes > rows * _ROW_BYTES:
             return None
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
@@ -103,7 +107,10 @@ class ConversionPool:
         except BrokenProcessPool:
             self._is_broken = True
             found = None
-        return self._here.convert(piece) if found is None else found
+        made = self._here.convert(piece) if found is None else found
+        self._pieces += 1
+        self._pieces_asked += made.asked
+        return made
 
 
 def _packed(table: pa.Table) -> pa.Buffer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def test_summary(embedded: Embedded) -> None:
     assert summary["status"] == "complete"
     assert summary["counts"] == {
         "items": n, "new": n, "changed": 0, "carried": 0, "unchanged": 0, "deleted": 0, "retryable": 0, "resumed": 0,
-        "encoded": n - 2, "vectors": n - 2, "rejects": 2,
+        "recomputed": 0, "duplicates": 0, "encoded": n - 2, "vectors": n - 2, "rejects": 2,
     }  # fmt: skip
     assert summary["rejects_by_code"] == {"IMAGE_UNREADABLE": 1, "UNSUPPORTED_FORMAT": 1}
     rows = read_live(embedded.store).to_pylist()
@@ -259,15 +260,21 @@ def test_a_changed_lake_costs_what_changed(tmp_path: Path, ray_head: RayHead) ->
     assert not again
     assert verify(store) == []
 
+
+@pytest.mark.slow
+def test_another_task_recomputes_the_whole_index(embedded: Embedded, tmp_path: Path) -> None:
+    shutil.copytree(embedded.store.full(""), tmp_path / "out")
+    store = open_store(str(tmp_path / "out"), {})
+    before = {row["id"]: row for row in read_live(store).to_pylist()}
     other = ("--set", "inputs.instruction=Another task", "--set", "run.on_recompute=all")
-    done = run_job(config, *other, "--set", "output.vectors=[{name: vector, dtype: float32}]")
+    done = run_job(embedded.config, *other, "--set", f"output.path={store.root}")
     assert done.returncode == 0, done.stdout
     counts = last_summary(store)["counts"]
-    assert (counts["recomputed"], counts["encoded"], counts["deleted"]) == (len(after), len(after), 0)
+    assert (counts["recomputed"], counts["deleted"]) == (len(sample_rows()), 0)
+    assert counts["encoded"] + counts["rejects"] + counts["duplicates"] == len(sample_rows())
     anew = {row["id"]: row for row in read_live(store).to_pylist()}
-    assert anew.keys() == after.keys()
+    assert anew.keys() == before.keys()
     # Rows with an instruction of their own have the prompt that they had.
-    assert {id_ for id_, row in anew.items() if row["vector"] == after[id_]["vector"]} == {
-        id_ for id_, own in said.items() if own
-    }
+    own = {row["id"] for row in sample_rows() if row.get("instruction")}
+    assert {id_ for id_, row in anew.items() if row["vector"] == before[id_]["vector"]} == own
     assert verify(store) == []
