@@ -236,7 +236,7 @@ def _plan(folder: Path, night: str, phases: dict[str, float]) -> dict[str, Any]:
     made = plan.make_plan(
         config, manifest, open_store(config.output.path), run_id=night, compute_fingerprint="0" * 32, live=live
     )
-    paths = {"items": made.items_path, "work": made.work_paths, "carried": made.carried_path}
+    paths = {"items": made.items_path, "work": list(made.work_paths), "carried": made.carried_path}
     (folder / f"{night}.json").write_text(json.dumps(paths))
     return {"plan": paths, "counts": {name: getattr(made.counts, name) for name in made.counts.__slots__}}
 
