@@ -6,7 +6,8 @@ For each size: a first night (nothing live), then a second one whose manifest ha
 deleted and 1 % with another carried value, against the index that the first one asks for, and the merge that ends it.
 Each step runs in a process of its own. Memory is the largest sum of resident sizes of that process and its children
 (pages that they share count twice), seen ten times a second. Two anti-joins stand beside it, by DuckDB and by Arrow, on
-ids alone: what a job does that skips the keys it has. Each row's media are a URI of S3 with an etag (or a
+ids alone: what a job does that skips the keys it has. CPU seconds are those of all processes of a step: what a busy
+machine still tells. Each row's media are a URI of S3 with an etag (or a
 content hash) and a size, so no store is asked. 10 million rows take 6 GB of disk.
 """
 
@@ -16,14 +17,14 @@ import argparse
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -44,6 +45,8 @@ SPEC = VectorSpec(dim=8, dtype="binary")
 FILE_ROWS = 262_144
 TARGET_BYTES = 256 << 20
 PERIOD_S = 0.1
+P = ParamSpec("P")
+T = TypeVar("T")
 STEPS = ("first night", "second night", "merge", "DuckDB, ids only", "Arrow, ids only")
 
 _ROWS = """
@@ -96,23 +99,21 @@ def _measured(rows: int, identity: str) -> dict[str, Any]:
 
 def _show(rows: int, step: str, found: dict[str, Any]) -> None:
     phases = ", ".join(f"{phase} {took:.1f} s" for phase, took in found["phases"].items())
-    total = found["total_s"]
     print(
-        f"{rows:>10,} {step:<17} {total:7.1f} s {total / rows * 1e6:6.1f} us/row {found['peak_bytes'] / 2**20:6.0f} MiB  "
-        f"load {os.getloadavg()[0]:.1f}  {phases}  {found.get('counts', '')}",
+        f"{rows:>10,} {step:<16} {found['total_s']:8.1f} s (CPU {found['cpu_s']:.1f}) "
+        f"{found['total_s'] / rows * 1e6:6.1f} us/row (CPU {found['cpu_s'] / rows * 1e6:.1f}) "
+        f"{found['peak_bytes'] / 2**20:6.0f} MiB  load {os.getloadavg()[0]:.1f}  {phases}",
         flush=True,
     )
 
 
 def _exponents(sizes: dict[int, Any]) -> dict[str, float]:
-    """The power of the number of rows that the time grows with, between the smallest and the largest size."""
+    """The power of the number of rows that the CPU time grows with, between the smallest and the largest size."""
     low, high = min(sizes), max(sizes)
     if low == high:
         return {}
     growth = math.log(high / low)
-    return {
-        step: round(math.log(sizes[high][step]["total_s"] / sizes[low][step]["total_s"]) / growth, 2) for step in STEPS
-    }
+    return {step: round(math.log(sizes[high][step]["cpu_s"] / sizes[low][step]["cpu_s"]) / growth, 2) for step in STEPS}
 
 
 def _write_manifests(folder: Path, rows: int, identity: str) -> None:
@@ -170,6 +171,7 @@ def _schemas() -> dict[Table, pa.Schema]:
 
 def _in_child(step: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.plan", "--step", step, str(folder)]
+    before = _children_cpu_s()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
         peak = 0
         while child.poll() is None:
@@ -179,7 +181,12 @@ def _in_child(step: str, folder: Path) -> dict[str, Any]:
         said = child.stdout.read()
     if child.returncode:
         raise SystemExit(f"{step} failed with exit code {child.returncode}")
-    return json.loads(said.splitlines()[-1]) | {"peak_bytes": peak}
+    return json.loads(said.splitlines()[-1]) | {"peak_bytes": peak, "cpu_s": _children_cpu_s() - before}
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _tree_bytes(root: int) -> int:
@@ -223,30 +230,25 @@ def _plan(folder: Path, night: str, phases: dict[str, float]) -> dict[str, Any]:
     )
     manifest = open_manifest(config.manifest, {})
     live = _entries(folder, "live") if night == "second" else []
-    with _timing("check_ids", phases), _timing("_write_candidates", phases), _timing("compare", phases):
-        made = plan.make_plan(
-            config, manifest, open_store(config.output.path), run_id=night, compute_fingerprint="0" * 32, live=live
-        )
-    paths = {"items": made.items_path, "work": made.work_paths, "carried": made.carried_path}
+    plan.check_ids = _timed(plan.check_ids, "ids", phases)
+    plan._write_candidates = _timed(plan._write_candidates, "rows", phases)
+    plan.compare = _timed(plan.compare, "joins", phases)
+    made = plan.make_plan(
+        config, manifest, open_store(config.output.path), run_id=night, compute_fingerprint="0" * 32, live=live
+    )
+    paths = {"items": made.items_path, "work": list(made.work_paths), "carried": made.carried_path}
     (folder / f"{night}.json").write_text(json.dumps(paths))
     return {"plan": paths, "counts": {name: getattr(made.counts, name) for name in made.counts.__slots__}}
 
 
-@contextmanager
-def _timing(name: str, phases: dict[str, float]) -> Iterator[None]:
-    whole: Callable[..., Any] = getattr(plan, name)
-
-    def timed(*arguments: Any, **options: Any) -> Any:
+def _timed(whole: Callable[P, T], name: str, phases: dict[str, float]) -> Callable[P, T]:
+    def timed(*arguments: P.args, **options: P.kwargs) -> T:
         started = time.monotonic()
         found = whole(*arguments, **options)
-        phases[name.strip("_")] = time.monotonic() - started
+        phases[name] = time.monotonic() - started
         return found
 
-    setattr(plan, name, timed)
-    try:
-        yield
-    finally:
-        setattr(plan, name, whole)
+    return timed
 
 
 def _merge(folder: Path) -> dict[str, Any]:
