@@ -20,8 +20,8 @@ from pipeline.conversion_pool import ConversionPool
 from pipeline.errors import ManifestError
 from pipeline.fetch import Fetcher
 from pipeline.identity import Identifier
-from pipeline.manifest.batches import Piece
 from pipeline.manifest.manifest import Manifest, open_manifest
+from pipeline.manifest.source import Piece
 from pipeline.policy import FetchPolicy
 from tests.fixtures.manifests import job_config, write_parquet
 
@@ -50,7 +50,7 @@ def pieces_of(manifest: Manifest) -> Iterator[Piece]:
     """The manifest's only piece, in slices."""
     [whole] = manifest.pieces()
     for start in range(0, ROWS, STEP):
-        yield Piece(whole.file, start, whole.table.slice(start, STEP))
+        yield Piece(whole.file, range(start, start + STEP), whole.table.slice(start, STEP))
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def pool_of(config: Config, processes: int, rows_here: int = STEP) -> Iterator[t
     recipe = Recipe(manifest.batcher, policy, config.inputs, "c")
     with (
         Fetcher(policy) as fetcher,
-        Identifier(fetcher, ask_store=True) as identifier,
+        Identifier(fetcher, "auto") as identifier,
         ConversionPool(recipe, identifier, processes=processes, rows_here=rows_here) as pool,
     ):
         yield pool, manifest
@@ -89,9 +89,9 @@ def workers(parent: int) -> list[int]:
 def spoiled(manifest: Manifest) -> Iterator[Piece]:
     """The same, with a last piece that is refused."""
     for piece in pieces_of(manifest):
-        fps = pa.array([-1.0] * STEP if piece.first_row == ROWS - STEP else [2.0] * STEP)
+        fps = pa.array([-1.0] * STEP if piece.rows[0] == ROWS - STEP else [2.0] * STEP)
         place = piece.table.schema.get_field_index("fps")
-        yield Piece(piece.file, piece.first_row, piece.table.set_column(place, "fps", fps))
+        yield Piece(piece.file, piece.rows, piece.table.set_column(place, "fps", fps))
 
 
 def test_processes_change_nothing_even_when_they_die(config: Config) -> None:
