@@ -3,8 +3,9 @@
 In: manifest rows. Out: for each medium the identity of each of its files, and what the fetch is to compare. Under
 `inputs.identity: auto` the first that there is counts: the manifest's `content_hash`, of a row with one file; the hash
 of inline bytes; the manifest's columns; what the store says now. `trust` asks no store, `list` and `head` ask it
-whatever the manifest says, `content` hashes the bytes of every file. No row is refused: what cannot be asked is an identity of
-its own. Raises IncompleteError where the store fails or refuses too many of the questions to believe the rest.
+whatever the manifest says, `content` hashes the bytes of every file. No row is refused: what cannot be asked is an
+identity of its own. Raises IncompleteError where the store fails or refuses too many of the questions to believe the
+rest.
 """
 
 from __future__ import annotations
