@@ -53,14 +53,15 @@ FROM live LEFT JOIN tried ON live.id = tried.id
 WHERE live.reject IS NOT NULL
 """
 
-# A reject is the later outcome: where a vector lies beside it, that one is from an older state (`kept_previous`).
+# A reject is the later outcome: where a vector lies beside it, that one is from an older state (`kept_previous`). One
+# that a killed run has tried again, forced to, is told from one that stays, so that its new outcome is published.
 _CLASSES = """
 CREATE TABLE classes AS
 SELECT items.n AS n, items.fingerprint AS fingerprint, items.shared AS shared,
        CASE WHEN live.id IS NULL THEN 'new'
             WHEN ? THEN 'recomputed'
             WHEN coalesce(live.reject, live.vector) <> items.fingerprint THEN 'changed'
-            WHEN rejected.again THEN 'retryable'
+            WHEN rejected.again OR (done.id IS NOT NULL AND live.reject IS NOT NULL) THEN 'retryable'
             WHEN stale.n IS NOT NULL THEN 'carried'
             ELSE 'unchanged' END AS class,
        done.id IS NOT NULL AS done,
@@ -95,7 +96,8 @@ LEFT JOIN rejected ON outcomes.id = rejected.id AND NOT outcomes.is_part AND NOT
 GROUP BY contents.fingerprint
 """
 
-# Of equal contents the first in the manifest leads; none is needed where an outcome of the content stands already.
+# Of equal contents the first in the manifest leads; none is needed where an outcome of the content stands already. An
+# item that is rejected for good follows a leader too: its attempts may have been counted apart from the others'.
 _SETTLED = """
 CREATE TABLE settled AS
 WITH leaders AS (SELECT fingerprint, min(n) AS n FROM wanting WHERE shared AND to_do GROUP BY fingerprint)
@@ -105,7 +107,7 @@ FROM wanting
 LEFT JOIN (SELECT *, has_vector OR has_part OR NOT again AS stands FROM known) AS known
        ON shared AND wanting.fingerprint = known.fingerprint
 LEFT JOIN leaders ON wanting.fingerprint = leaders.fingerprint
-WHERE to_do OR has_vector
+WHERE to_do OR has_vector OR (leaders.n IS NOT NULL AND NOT coalesce(stands, false))
 """
 
 

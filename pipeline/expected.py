@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
-from pipeline.blobs import Blob
+from pipeline.blobs import Blob, Stat
+from pipeline.errors import RejectCode
 from pipeline.manifest.location import scheme_of
 from pipeline.manifest.rows import ManifestRow, new_digest
 
-__all__ = ["BYTES", "MISSING", "Marks", "difference", "given_marks"]
+__all__ = ["BYTES", "MISSING", "Marks", "difference", "difference_of_refused", "given_marks"]
 
 Marks = tuple[tuple[str, str], ...]
 """(name, text) pairs: those of `blobs.Stat.marks`, and the ones below."""
@@ -94,6 +95,24 @@ def difference(expected: Marks, blob: Blob) -> str | None:
         found = _found(name, text, blob, seen)
         if found is not None and found != text:
             return "there was no such file, and now there is" if name == "missing" else _words(name, text, found)
+    return None
+
+
+def difference_of_refused(expected: Marks, code: RejectCode, max_bytes: int) -> str | None:
+    """What tells that a file refused with `code` is not the one that was `expected`, in words; None where nothing does.
+
+    A file that vanished, or was cut short to be written anew, may be back the next night with the bytes it had: to the
+    planned item belongs no verdict for good, nor to others of its content.
+    """
+    if code is RejectCode.NOT_FOUND:
+        return "there was a file when planned, and now there is none" if expected and expected != MISSING else None
+    if code is RejectCode.EMPTY_MEDIA:
+        return difference(expected, Blob(b"", Stat(0, (("size", "0"),))))
+    if code is RejectCode.MEDIA_TOO_LARGE:
+        sizes = [int(text) for name, text in expected if name == "size"]
+        # No larger file was hashed.
+        was_small = max(sizes) <= max_bytes if sizes else any(name == BYTES for name, _ in expected)
+        return f"the file was not larger than {max_bytes} bytes when planned, and is" if was_small else None
     return None
 
 

@@ -29,7 +29,7 @@ from pipeline.blobs import (
     stat_remote,
 )
 from pipeline.errors import RejectCode, RejectError
-from pipeline.expected import difference
+from pipeline.expected import difference, difference_of_refused
 from pipeline.manifest.inline import InlineReader
 from pipeline.manifest.location import scheme_of
 from pipeline.object_pages import can_list, list_keys
@@ -240,18 +240,26 @@ class Fetcher:
     def _bytes(self, ref: MediaRef, item: WorkItem) -> bytes:
         if ref.is_vacant:
             raise RejectError(RejectCode.NO_MEDIUM, f"column {ref.column!r}, place {ref.index} (from 0)")
-        if ref.uri is not None:
-            blob = self.read(ref.uri)
-        else:
-            data = self._inline.read(item.manifest_file, item.manifest_row, ref.column, ref.index)
-            check_size(len(data), self.policy.max_bytes)
-            blob = Blob(data, Stat(len(data), ()))
+        try:
+            blob = self._blob(ref, item)
+        except RejectError as error:
+            changed = difference_of_refused(ref.expected, error.code, self.policy.max_bytes)
+            if changed is None:
+                raise
+            raise RejectError(RejectCode.SOURCE_CHANGED, changed) from None
         changed = difference(ref.expected, blob)
         if changed is not None:
             raise RejectError(RejectCode.SOURCE_CHANGED, changed)
         # Here and not once the item is used: what is known late is known after too much was begun.
         self._sizes.note(len(blob.data))
         return blob.data
+
+    def _blob(self, ref: MediaRef, item: WorkItem) -> Blob:
+        if ref.uri is not None:
+            return self.read(ref.uri)
+        data = self._inline.read(item.manifest_file, item.manifest_row, ref.column, ref.index)
+        check_size(len(data), self.policy.max_bytes)
+        return Blob(data, Stat(len(data), ()))
 
     @property
     def _patience(self) -> Patience:

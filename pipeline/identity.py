@@ -1,10 +1,11 @@
 """The identity of media: what a fingerprint has in place of bytes that nobody wants to read to see a change.
 
 In: manifest rows. Out: for each medium the identity of each of its files, and what the fetch is to compare. Under
-`inputs.identity: auto` the first that there is counts: the manifest's `content_hash`; the hash of inline bytes; its
-etag, size, version, last_modified; what the store says now. `trust` asks no store, `list` and `head` ask it whatever
-the manifest says, `content` hashes the bytes of every file. No row is refused: what cannot be asked is an identity of
-its own. Raises IncompleteError where the store fails or refuses too many of the questions to believe the rest.
+`inputs.identity: auto` the first that there is counts: the manifest's `content_hash`, of a row with one file; the hash
+of inline bytes; the manifest's columns; what the store says now. `trust` asks no store, `list` and `head` ask it
+whatever the manifest says, `content` hashes the bytes of every file. No row is refused: what cannot be asked is an
+identity of its own. Raises IncompleteError where the store fails or refuses too many of the questions to believe the
+rest.
 """
 
 from __future__ import annotations
@@ -131,14 +132,15 @@ class Identifier:
         return _unknown(uri, found)
 
     def _of_bytes(self, row: ManifestRow, digest: str) -> Identity:
-        given = None if self._mode == "content" else dict(row.identity).get("content_hash")
+        given = None if self._mode == "content" else _content_hash(row)
         return (BYTES, digest) if given is None else ("content_hash", given)
 
     def _given(self, row: ManifestRow, uri: str) -> Identity:
         given = dict(row.identity)
         refusal: Identity = ("refused",) if self._is_refused(uri) else ()
-        if "content_hash" in given:
-            return (*refusal, "content_hash", given["content_hash"])
+        hashed = _content_hash(row)
+        if hashed is not None:
+            return (*refusal, "content_hash", hashed)
         if given:
             return (*refusal, *self._too_large(given.get("size", "")), "given", uri, *_flat(row.identity))
         return (*refusal, "uri", uri)
@@ -181,6 +183,11 @@ def _unknown(uri: str, error: RejectError) -> _Known:
     if error.code is RejectCode.URI_NOT_ALLOWED:
         return ("refused", "uri", uri), ()
     return ("unknown", uri), ()
+
+
+def _content_hash(row: ManifestRow) -> str | None:
+    # Of several files it may be one's or that of all of them: as much as an etag, and nothing to find duplicates by.
+    return dict(row.identity).get("content_hash") if len(row.digests) == 1 else None
 
 
 def _refs(row: ManifestRow) -> Iterator[MediaRef]:

@@ -145,7 +145,7 @@ def plan_merge(
     `schemas` are the tables' present ones (`schema.vectors_schema`, `schema.rejects_schema`). `carried_path` has the
     carried values that stored rows lack (as `carried_values` writes them). `replaced` are live files that go with all
     their rows, whatever these say; `derivation` is how live vectors get the columns of `schemas`. Memory is
-    bounded by DuckDB's limit and a bit a row of the files that lose some. Missing items are left in the census.
+    bounded by DuckDB's limit and a byte a row of the files that lose some. Missing items are left in the census.
     """
     with scratch(store) as found:
         found.load_items(items_path)

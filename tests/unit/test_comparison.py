@@ -103,6 +103,7 @@ def oracle(states: Mapping[str, State], shared: Collection[str]) -> tuple[PlanCo
     marks: dict[str, int] = {}
     stale: set[str] = set()
     led: set[str] = set()
+    leading = _leading(states, shared)
     for id_, (item, vector, reject, part, relabelled) in states.items():
         if item is None:
             n["deleted"] += vector is not None or reject is not None
@@ -114,17 +115,18 @@ def oracle(states: Mapping[str, State], shared: Collection[str]) -> tuple[PlanCo
         found = (
             "new" if outcome is None
             else "changed" if outcome != item
-            else "retryable" if retry
+            else "retryable" if retry or (reject and _done(item, part))
             else "carried" if id_ in stale
             else "unchanged"
         )  # fmt: skip
-        done = item == (part.fingerprint if isinstance(part, Reject) else part)
+        done = _done(item, part)
         idle = found in ("unchanged", "carried")
         marks[id_] = 0
         if item in shared and not done:
             stands, has_vector, attempts = _known(item, states)
-            if idle and reject and has_vector:
-                found, idle = "retryable", False  # rejected for good, and yet its content has a vector by now
+            if idle and reject and (has_vector or item in leading):
+                found, idle = "retryable", False  # rejected for good, and yet its content has a vector or gets one
+                stands = True
             if not idle and (stands or item in led):
                 n["duplicates"] += 1
                 stale.add(id_)
@@ -142,6 +144,22 @@ def oracle(states: Mapping[str, State], shared: Collection[str]) -> tuple[PlanCo
 
 def _again(reject: Reject) -> bool:
     return reject.retryable and reject.attempts < MAX_ATTEMPTS
+
+
+def _done(item: str, part: str | Reject | None) -> bool:
+    return item == (part.fingerprint if isinstance(part, Reject) else part)
+
+
+def _leading(states: Mapping[str, State], shared: Collection[str]) -> set[str]:
+    """Shared contents of which no outcome stands and some item is to do."""
+    found: set[str] = set()
+    for item, vector, reject, part, _ in states.values():
+        if item is None or item not in shared or _done(item, part) or _known(item, states)[0]:
+            continue
+        outcome = reject.fingerprint if reject else vector
+        if outcome != item or (reject and _again(reject)):
+            found.add(item)
+    return found
 
 
 def _known(content: str, states: Mapping[str, State]) -> tuple[bool, bool, int]:
@@ -199,7 +217,10 @@ def test_forced_rejects_are_tried_again_and_their_attempts_count_on(tmp_path: Pa
 
 def test_a_forced_reject_that_a_killed_run_tried_is_done(tmp_path: Path) -> None:
     parts: list[tuple[str, str | Reject]] = [("fatal", Reject("a", False, 3)), ("tired", "a"), ("fresh", "b")]
-    assert forced(tmp_path, ["FETCH_FAILED"], parts) == {"fresh": 2, "changed": 1, "kept": 1 + MAX_ATTEMPTS}
+    assert forced(tmp_path / "1", ["FETCH_FAILED"], parts) == {"fresh": 2, "changed": 1, "kept": 1 + MAX_ATTEMPTS}
+    items, live = {"x": "a"}, [("x", Reject("a", False, 1))]
+    counts = compared(tmp_path / "2", items, live, [("x", "a")]).counts
+    assert (counts.retryable, counts.resumed) == (1, 1), "published by the next run, though that forces nothing"
 
 
 def test_attempts_count_over_nights_and_kills_until_there_were_enough(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_small_manifests_and_asked_stores_start_no_process(config: Config) -> No
         assert len(list(pool.convert(pieces_of(manifest)))) == ROWS // STEP
     with pool_of(config, processes=2, rows_here=STEP) as (pool, manifest):
         # Rows 4 to 7, one of which only the file system knows, again and again.
-        asked = [piece for piece in pieces_of(manifest) if piece.first_row == STEP] * 5
+        asked = [piece for piece in pieces_of(manifest) if piece.rows[0] == STEP] * 5
         assert all(each.asked for each in pool.convert(asked))
         assert set(workers(os.getpid())) == before
 

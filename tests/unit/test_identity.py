@@ -125,6 +125,18 @@ def test_content_is_known_where_every_file_is(tmp_path: Path) -> None:
     assert content_known(inline, "trust") == [True]
 
 
+def test_a_content_hash_beside_several_files_is_none_of_them(tmp_path: Path) -> None:
+    columns = {"id": ["1", "2"], "image": [["a", "b"], ["b", "a"]], "content_hash": ["h", "h"]}
+    path = write_parquet(tmp_path / "m.parquet", columns)
+    first, second = identities(path)
+    assert first == [("given", str(tmp_path / name), "content_hash", "h") for name in "ab"]
+    assert second == first[::-1]
+    assert content_known(path, "auto") == [False, False]
+    inline = write_parquet(tmp_path / "i.parquet", {**columns, "image": [[b"a", b"b"], [b"b", b"a"]]})
+    first, second = identities(inline)
+    assert second == first[::-1] != first
+
+
 def test_inline_bytes_are_their_hash_and_move_freely(tmp_path: Path) -> None:
     a = identities(write_parquet(tmp_path / "a.parquet", {"id": ["1", "2"], "image": [b"x", b"y"], "etag": ["e", "e"]}))
     b = identities(write_parquet(tmp_path / "b.parquet", {"id": ["2", "1"], "image": [b"y", b"x"]}), mode="trust")

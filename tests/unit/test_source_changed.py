@@ -44,10 +44,10 @@ def rewrite(folder: Path) -> None:
 CASES: dict[str, tuple[dict[str, Any], str, bytes | None, Callable[[Path], None]]] = {
     "touched": ({}, "auto", b"old", touch),
     "rewritten": ({}, "head", b"older", rewrite),
-    "hashed": ({}, "content", b"old", rewrite),
+    "hashed": ({}, "content", b"odd", rewrite),
     "came": ({}, "list", None, rewrite),
     "given": ({"size": [3, 5]}, "auto", b"older", rewrite),
-    "inline": ({"image": [b"old", b"old"]}, "trust", None, inline),
+    "inline": ({"image": [b"old", b"odd"]}, "trust", None, inline),
 }
 
 
@@ -71,6 +71,24 @@ def test_a_file_replaced_after_planning_waits_for_the_next_night(tmp_path: Path,
     assert [item.id for item in again] == ["2"]
     now = b"new" if name == "inline" else (tmp_path / "2.png").read_bytes()
     assert loaded(config, again) == {"2": now}
+
+
+@pytest.mark.parametrize("mode", ["auto", "content"])
+def test_a_file_that_was_sound_when_planned_is_not_given_up(tmp_path: Path, mode: str) -> None:
+    for name in ("gone", "cut", "grew", "never"):
+        (tmp_path / name).write_bytes(b"" if name == "never" else name[:3].encode())
+    names = ["gone", "cut", "grew", "never", "missing"]
+    path = write_parquet(tmp_path / "m.parquet", {"id": names, "image": names})
+    config = job_config(path, tmp_path / "out", inputs={"identity": mode}, fetch={"max_bytes": 3})
+    work = work_of(config, planned(config))
+    (tmp_path / "gone").unlink()
+    (tmp_path / "cut").write_bytes(b"")
+    (tmp_path / "grew").write_bytes(b"older")
+    assert loaded(config, work) == {
+        **dict.fromkeys(("gone", "cut", "grew"), RejectCode.SOURCE_CHANGED),
+        "never": RejectCode.EMPTY_MEDIA,
+        "missing": RejectCode.NOT_FOUND,
+    }
 
 
 def test_trust_compares_nothing(tmp_path: Path) -> None:
@@ -110,10 +128,10 @@ def test_an_object_replaced_after_planning(s3_server: S3Server, tmp_path: Path, 
     bucket = s3_server.make_bucket(f"changed-{mode}")
     fs = s3_server.filesystem
     fs.pipe_file(f"{bucket}/a.png", b"old")
-    fs.pipe_file(f"{bucket}/b.png", b"old")
+    fs.pipe_file(f"{bucket}/b.png", b"odd")  # of another content: equal ones are fetched once
     columns: dict[str, Any] = {"id": ["1", "2"], "image": [f"{bucket}/a.png", f"{bucket}/b.png"]}
     if mode == "auto":  # an inventory writes ETags without quotes
-        columns["etag"] = [fs.info(f"{bucket}/a.png")["ETag"].strip('"')] * 2
+        columns["etag"] = [fs.info(f"{bucket}/{name}.png")["ETag"].strip('"') for name in "ab"]
     path = write_parquet(tmp_path / "m.parquet", columns)
     options = {"storage_options": s3_server.storage_options}
     config = job_config(path, tmp_path / "out", inputs={"identity": mode}, fetch=options)
