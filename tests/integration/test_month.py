@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -27,9 +28,12 @@ from tests.fixtures.tiny_model import tiny_model
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 NIGHTS, ITEMS = map(int, os.environ.get("LAKEVEC_MONTH", "30x2000").split("x"))
-"""All that can befall a run needs 14 nights at least: LAKEVEC_MONTH=14x60 is a month of minutes."""
+"""Nights and items. All that can befall a run needs 12 nights at least: LAKEVEC_MONTH=12x60 takes some minutes."""
 
-BUSY = Night(insert=0.05, update=0.1)
+CALM = Night(insert=0.02, duplicate=0.02, delete=0.04)
+"""As many items come as go."""
+
+BUSY = replace(CALM, update=0.15)
 """Enough to do that a run is met in the middle of it."""
 
 SLOWLY = ("--set", "run.block_items=2")
@@ -96,7 +100,7 @@ def test_a_month(tmp_path: Path, ray_head: RayHead, embed: Callable[[Content], N
     ):
         began_s = time.monotonic()
         if night:
-            index.pass_a_day(Night() if trouble is Trouble.NONE else BUSY)
+            index.pass_a_day(CALM if trouble is Trouble.NONE else BUSY)
         else:
             lake.write()
         index.settle(live_through(index, trouble))
