@@ -69,7 +69,7 @@ def test_a_whole_sample_is_exact(tmp_path: Path) -> None:
 def test_a_sample_tells_the_whole_within_its_error(tmp_path: Path) -> None:
     lengths = np.random.default_rng(3).integers(0, 100, 3000)
     path = write_parquet(tmp_path / "m.parquet", {"id": list(range(3000)), "text": ["t" * n for n in lengths]})
-    plan, store = planned(job_config(path, tmp_path / "out"))
+    plan, store = planned(job_config(path, tmp_path / "out", inputs={"dedupe": False}))
     with Fetcher(FetchPolicy.of(FetchConfig(), str(tmp_path))) as fetcher:
         found = estimate(
             plan, store, load_many=fetcher.load_many, prepare=prepare, specs=SPECS, hidden_dim=128, n_samples=300
@@ -81,7 +81,7 @@ def test_a_sample_tells_the_whole_within_its_error(tmp_path: Path) -> None:
 
 def test_time_ends_a_sample(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "m.parquet", {"id": list(range(500)), "text": ["t"] * 500})
-    plan, store = planned(job_config(path, tmp_path / "out"))
+    plan, store = planned(job_config(path, tmp_path / "out", inputs={"dedupe": False}))
 
     def slow(items: Iterable[WorkItem]) -> Iterator[tuple[WorkItem, LoadedItem | RejectError]]:
         for item in items:
@@ -104,7 +104,7 @@ def test_nothing_to_do_costs_nothing(tmp_path: Path) -> None:
 
 def test_samples_are_evenly_spaced_and_always_the_same(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "m.parquet", {"id": list(range(1000)), "text": ["t"] * 1000})
-    plan, store = planned(job_config(path, tmp_path / "out", run={"block_items": 16}))
+    plan, store = planned(job_config(path, tmp_path / "out", inputs={"dedupe": False}, run={"block_items": 16}))
     once, twice = ([item.id for item in sample_items(store, plan.work_paths, 100)] for _ in range(2))
     assert once == twice
     assert once != sorted(once, key=int)
