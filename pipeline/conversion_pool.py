@@ -37,7 +37,10 @@ _PROCESSES = 8
 """Reading the manifest and writing the candidates, which one process does, takes about an eighth of all."""
 
 _AHEAD = 3
-"""Pieces under way for each process: one at work, one waiting, one converted; each a few megabytes."""
+"""Pieces under way for each process: one at work, one waiting, one converted."""
+
+_AHEAD_BYTES = 64 << 20
+"""Of all pieces under way: usually a megabyte each, and 32 where texts are long; each is there once more on its way."""
 
 _ROW_BYTES = 4_096
 """Of rows larger than this (inline media) most of the cost is a hash, which runs faster than a pipe carries them."""
@@ -75,10 +78,14 @@ class ConversionPool:
         under_way: deque[Work] = deque()
         for piece in pieces:
             under_way.append((piece, self._sent(piece)))
-            while under_way and (under_way[0][1] is None or len(under_way) > _AHEAD * self._processes):
+            while under_way and (under_way[0][1] is None or self._is_full(under_way)):
                 yield self._result(*under_way.popleft())
         while under_way:
             yield self._result(*under_way.popleft())
+
+    def _is_full(self, under_way: deque[Work]) -> bool:
+        held_bytes = sum(piece.table.nbytes for piece, _ in under_way)
+        return len(under_way) > _AHEAD * self._processes or held_bytes > _AHEAD_BYTES
 
     def _sent(self, piece: Piece) -> Future[Candidates | None] | None:
         rows = piece.table.num_rows
