@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.collector import resting_collector
 from pipeline.config import InputsConfig
 from pipeline.fingerprint import item_fingerprint
 from pipeline.identity import Identified, Identifier
@@ -58,13 +59,18 @@ class Converter:
 
     def convert(self, piece: Piece) -> Candidates:
         """What `piece` becomes. Raises ManifestError, IncompleteError."""
-        batch = self._recipe.batcher.batch(piece)
-        return self._converted(batch, asked=self._identifier.asks(batch.rows))
+        with resting_collector():
+            batch = self._recipe.batcher.batch(piece)
+            if not self._identifier.asks(batch.rows):
+                return self._converted(batch, asked=False)
+        # Not while stores are asked: that takes long, and their drivers leave cycles behind.
+        return self._converted(batch, asked=True)
 
     def convert_unasked(self, piece: Piece) -> Candidates | None:
         """As `convert`, but None where a store would have to be asked."""
-        batch = self._recipe.batcher.batch(piece)
-        return None if self._identifier.asks(batch.rows) else self._converted(batch, asked=False)
+        with resting_collector():
+            batch = self._recipe.batcher.batch(piece)
+            return None if self._identifier.asks(batch.rows) else self._converted(batch, asked=False)
 
     def _converted(self, batch: ManifestBatch, *, asked: bool) -> Candidates:
         inputs = self._recipe.inputs

@@ -9,7 +9,6 @@ that are heavy to send; and rows that a store has to be asked about, so that one
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
@@ -38,7 +37,10 @@ _PROCESSES = 8
 """Reading the manifest and writing the candidates, which one process does, takes about an eighth of all."""
 
 _AHEAD = 3
-"""Pieces under way for each process: one at work, one waiting, one converted; each a few megabytes."""
+"""Pieces under way for each process: one at work, one waiting, one converted."""
+
+_AHEAD_BYTES = 64 << 20
+"""Of all pieces under way: usually a megabyte each, and 32 where texts are long; each is there once more on its way."""
 
 _ROW_BYTES = 4_096
 """Of rows larger than this (inline media) most of the cost is a hash, which runs faster than a pipe carries them."""
@@ -76,10 +78,14 @@ class ConversionPool:
         under_way: deque[Work] = deque()
         for piece in pieces:
             under_way.append((piece, self._sent(piece)))
-            while under_way and (under_way[0][1] is None or len(under_way) > _AHEAD * self._processes):
+            while under_way and (under_way[0][1] is None or self._is_full(under_way)):
                 yield self._result(*under_way.popleft())
         while under_way:
             yield self._result(*under_way.popleft())
+
+    def _is_full(self, under_way: deque[Work]) -> bool:
+        held_bytes = sum(piece.table.nbytes for piece, _ in under_way)
+        return len(under_way) > _AHEAD * self._processes or held_bytes > _AHEAD_BYTES
 
     def _sent(self, piece: Piece) -> Future[Candidates | None] | None:
         rows = piece.table.num_rows
@@ -129,8 +135,6 @@ def _start(recipe: Recipe, parent: int) -> None:
     # Ctrl-C reaches every process of a terminal; the parent ends this one, in its own time.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pa.set_cpu_count(1)
-    # Rows are made and dropped by the thousand and none is part of a cycle: looking for some takes a fifth of the time.
-    gc.disable()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _recipes[:] = [recipe]
 

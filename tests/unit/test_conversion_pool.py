@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -100,6 +101,7 @@ def test_processes_change_nothing_even_when_they_die(config: Config) -> None:
         expected = plain(list(alone.convert(pieces_of(manifest))))
         assert set(workers(os.getpid())) == before
     assert expected.num_rows == ROWS
+    assert gc.isenabled()  # it only rests
     refusal = f"frames per second, above 0; found -1.0 .id 'i{ROWS - STEP}', row {ROWS - STEP}"
     with pool_of(config, processes=2) as (pool, manifest):
         with pytest.raises(ManifestError, match=refusal):
