@@ -183,13 +183,15 @@ def test_killed_at_any_moment(
     complete = index.complete(process)
     took_s = time.monotonic() - began_s
     index.settle(complete.encoded)
-    for _ in range(KILLS):
+    kills = 0
+    while kills < KILLS:
         if index.is_settled():
             index.pass_a_day(BIG)
         ended = kill_sometime(index, dice, took_s)
         if ended:
             index.settle(ended.encoded)
             continue
+        kills += 1
         index.check_soundness()
         if index.shows(lake.items):  # met between its snapshot and its end
             index.settle(0)
@@ -202,14 +204,16 @@ def test_killed_at_any_moment(
 def kill_sometime(index: IndexedLake, dice: random.Random, took_s: float) -> Ended | None:
     """Start a run and kill it at a random moment of its life. How it ended, if it was faster."""
     process = index.start()
-    since = dice.choice((None, index.owned_by(process), index.progressed(process)))
+    moments = {"start": None, "claim": index.owned_by(process), "commit": index.progressed(process)}
+    name, since = dice.choice(list(moments.items()))
     if since:
         index.until(lambda: process.poll() is not None or since())
-    delay_s = dice.uniform(0, took_s)
+    # The later the moment, the less is left of a run; a third of them is to meet it in its last seconds.
+    delay_s = dice.uniform(0, took_s / {"start": 1, "claim": 2, "commit": 4}[name])
     try:
         process.wait(delay_s)
     except subprocess.TimeoutExpired:
         said = index.kill(process)
-        print(f"killed after {delay_s:.1f} s, which had said: {said.splitlines()[-1:]}")
+        print(f"killed {delay_s:.1f} s after its {name}; the last it said: {said.splitlines()[-1:]}")
         return None
     return index.complete(process)
