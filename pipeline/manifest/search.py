@@ -13,7 +13,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-__all__ = ["WILD", "files_below", "fixed_folder", "matches"]
+__all__ = ["WILD", "files_below", "fixed_folder", "local_files", "matches"]
 
 WILD = frozenset("*?[")
 _HIDING = ("_", ".")
@@ -25,7 +25,7 @@ def files_below(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[str]:
     Raises OSError for a local folder that may not be looked into.
     """
     start = len(folder.rstrip("/")) + 1
-    for path in _walk(folder) if isinstance(fs, LocalFileSystem) else fs.find(folder):
+    for path in local_files(folder) if isinstance(fs, LocalFileSystem) else fs.find(folder):
         if not any(part[:1] in _HIDING for part in path[start:].split("/")):
             yield path
 
@@ -49,7 +49,8 @@ def fixed_folder(pattern: str) -> str:
     return "/".join(parts[:wild])
 
 
-def _walk(folder: str) -> Iterator[str]:
+def local_files(folder: str) -> Iterator[str]:
+    """The files in the local `folder` and below, hidden ones among them, but none of hidden folders. Raises OSError."""
     # fsspec lists a link to a folder as a file: what lies behind it would be missing without a word.
     entered: set[str] = set()
     for here, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):

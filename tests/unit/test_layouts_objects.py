@@ -114,15 +114,16 @@ def test_json_lines_called_manifest_json_are_plain(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_media_is_its_own_manifest(tmp_path: Path) -> None:
-    for name in ("b.jpg", "deep/a.MP4", "notes.txt", ".thumbs/t.jpg", "out/vectors/run=1/x.jpg"):
+    media = ("_DSC1.JPG", "b.jpg", "deep/a.MP4")
+    for name in (*media, "notes.txt", "._b.jpg", "_SUCCESS", ".thumbs/t.jpg", "_tmp/t.jpg", "out/vectors/run=1/x.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x" * len(name))
     (tmp_path / "dead.jpg").symlink_to(tmp_path / "nowhere")
     manifest = open_manifest(ManifestConfig(path=str(tmp_path)), {}, output=str(tmp_path / "out"))
     rows = rows_of(manifest)
-    assert [row.id for row in rows] == [str(tmp_path / "b.jpg"), str(tmp_path / "deep/a.MP4")]
+    assert [row.id for row in rows] == [str(tmp_path / name) for name in media]
     assert [role for role, _ in rows[0].identity] == ["size", "last_modified"]
-    assert (manifest.files, manifest.skipped) == ((), {"not_media": 1})
+    assert (manifest.files, manifest.skipped) == ((), {"hidden": 2, "not_media": 1})
 
 
 def test_a_folder_without_media_is_refused_as_before(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from pipeline.storage import open_store
@@ -34,6 +35,8 @@ def test_changes_are_loaded_as_the_page_says(tmp_path: Path) -> None:
     exec(_block("changes"), names)
     assert dict(names["upserts"].fetchall()) == {"b": [3] * 4, "d": [0] * 4}
     assert names["deletes"].fetchall() == [("c",)]
+    with pytest.raises(SystemExit, match="anew"):
+        exec(_block("changes"), names | {"last_seen": first.seq - 1})  # no snapshot: collected, or never seen
 
 
 def test_the_rayjob_runs_the_job_that_is_here() -> None:

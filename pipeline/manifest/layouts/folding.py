@@ -91,7 +91,9 @@ ENCODED_INVENTORY = Fold(_CURRENT.format(named=_OF_S3.format(key=_KEY)))
 JOURNAL = Fold(_REPLAYED)
 LISTING = Fold("SELECT *, NULL AS early FROM records", hides=True)
 
-_HIDDEN_PART = "(^|/)[._]"
+_HIDDEN_PART = r"(^|/)(\.|_[^/]*/)"
+"""Not names with `_` in front: cameras write `_DSC1234.jpg`."""
+
 _ARCHIVED = """
 (storage_class IN ('GLACIER', 'DEEP_ARCHIVE') OR (storage_class = 'INTELLIGENT_TIERING' AND
  replace(upper(intelligent_tiering_access_tier), ' ', '_')
@@ -151,14 +153,16 @@ class FoldedSource:
 
 
 def _judged(fold: Fold, names: Collection[str]) -> str:
-    hidden = f"WHEN regexp_matches(key, '{_HIDDEN_PART}') THEN 'hidden'" if fold.hides else ""
+    is_media = f"regexp_matches(key, '{KNOWN}')"
+    is_hidden = f"regexp_matches(key, '{_HIDDEN_PART}') OR regexp_matches(key, '{HIDDEN}') AND NOT {is_media}"
+    hidden = f"WHEN {is_hidden} THEN 'hidden'" if fold.hides else ""
     tier = "" if "intelligent_tiering_access_tier" in names else ", NULL AS intelligent_tiering_access_tier"
     return f"""
     SELECT *, CASE WHEN e_tag IS NULL THEN last_modified_date END AS changed_at, coalesce(early, CASE
         WHEN (key LIKE '%/' OR key LIKE '%\\_$folder$' ESCAPE '\\') AND coalesce(size, 0) = 0 THEN 'directory_marker'
         {hidden}
         WHEN (regexp_matches(key, '{EXTENSION}') OR regexp_matches(key, '{HIDDEN}'))
-            AND NOT regexp_matches(key, '{KNOWN}') THEN 'not_media'
+            AND NOT {is_media} THEN 'not_media'
         WHEN {_ARCHIVED} THEN 'archived' END) AS reason
     FROM (SELECT *{tier} FROM ({fold.query}))
     """  # noqa: S608 - texts of ours

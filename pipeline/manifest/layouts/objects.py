@@ -1,7 +1,7 @@
 """The objects below a prefix or in a folder, listed page by page: a lake of any size is never held.
 
-In: a filesystem and a folder in it. Out: batches of `OBJECTS`. Local names that start with `_` or `.` are not looked
-at. Nothing is refused, but what a store says passes.
+In: a filesystem and a folder in it. Out: batches of `OBJECTS`. Local folders whose names start with `_` or `.` are not
+looked into. Nothing is refused, but what a store says passes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.manifest.search import files_below
+from pipeline.manifest.search import local_files
 
 __all__ = ["OBJECTS", "object_pages"]
 
@@ -57,7 +57,7 @@ def _rows(fs: fsspec.AbstractFileSystem, folder: str) -> Iterator[_Row]:
 
 
 def _local_rows(folder: str) -> Iterator[_Row]:
-    for path in files_below(LocalFileSystem(), folder):
+    for path in local_files(folder):
         try:
             found = Path(path).stat()
         except FileNotFoundError:  # a link to nowhere, or gone since it was listed
