@@ -76,6 +76,8 @@ def _whole(text: str) -> str | None:
 
 
 def _seconds(text: str) -> float | None:
+    if not text:
+        return None  # most manifests have none, and an exception costs more than all else here
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
