@@ -160,7 +160,8 @@ def suspend(index: IndexedLake, first: Process) -> int:
     os.kill(first.pid, signal.SIGSTOP)
     try:
         index.count_parts()
-        second = index.start(*SLOWLY)
+        # On a Ray of its own: the tasks of a suspended driver may hold every CPU that there is on theirs.
+        second = index.start(*SLOWLY, "--set", "resources.address=local")
         index.until(index.progressed(second), second)
     finally:
         os.kill(first.pid, signal.SIGCONT)
