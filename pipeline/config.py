@@ -242,10 +242,12 @@ class RunConfig(Section):
     @field_validator("retry", mode="before")
     @classmethod
     def _codes(cls, codes: object) -> object:
+        if codes is None:  # as `--set run.retry=` has it, which takes back what the file says
+            return ()
         listed = [code.strip() for code in codes.split(",") if code.strip()] if isinstance(codes, str) else codes
         for code in listed if isinstance(listed, list | tuple) else ():
             if code not in list(RejectCode):
-                raise ValueError(f"unknown reject code {code!r}{_nearest(str(code), tuple(RejectCode))}")
+                raise ValueError(f"unknown reject code {code!r}{_nearest(str(code).upper(), tuple(RejectCode))}")
         return listed
 
 
@@ -315,6 +317,12 @@ def _lay_over(tree: dict[str, Any], override: str) -> None:
     node[last] = value
 
 
+_IN_YAML = dict.fromkeys(("tuple_type", "list_type"), "expected a list, as in [a, b]") | dict.fromkeys(
+    ("dict_type", "model_type"), "expected keys with values"
+)
+"""pydantic's error types whose own words speak of Python."""
+
+
 def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
     where = [str(part) for part in detail["loc"]]
     name = ".".join(where)
@@ -322,7 +330,7 @@ def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pyda
         return f"unknown key {name}{_nearest(where[-1], _keys_at(model, where[:-1]))}"
     if detail["type"] == "missing":
         return f"{name} is missing"
-    message = re.sub(r"^Value error, ", "", detail["msg"])
+    message = _IN_YAML.get(detail["type"]) or re.sub(r"^Value error, ", "", detail["msg"])
     if not name:
         return message  # of the config as a whole
     if where[:2] == ["fetch", "storage_options"]:
@@ -351,7 +359,7 @@ def _section_type(annotation: Any) -> Any:  # noqa: ANN401 - annotations are any
 
 def _nearest(key: str, valid: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; valid keys: {', '.join(valid)}"
+    return f"; did you mean {close[0]}?" if close else f"; valid: {', '.join(valid)}"
 
 
 def redacted(config: BaseModel) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def test_overrides_are_yaml_and_reach_new_sections(tmp_path: Path) -> None:
 def test_codes_to_retry_are_a_list_or_one_word_with_commas(tmp_path: Path) -> None:
     for given in ("NOT_FOUND,GPU_OOM", "[NOT_FOUND, GPU_OOM]"):
         assert load(tmp_path, GOOD, f"run.retry={given}").run.retry == ("NOT_FOUND", "GPU_OOM")
+        assert load(tmp_path, GOOD, f"run.retry={given}", "run.retry=").run.retry == ()
 
 
 def test_frozen(tmp_path: Path) -> None:
@@ -63,6 +64,10 @@ def test_frozen(tmp_path: Path) -> None:
         (["fetch.storage_options={s3: 'AKIA:topsecret'}"], ["fetch.storage_options.s3"]),
         (["inputs.image.min_pixels=5000", "inputs.image.max_pixels=4000"], ["min_pixels"]),
         (["run.retry=NOT_FOUNDD"], ["NOT_FOUNDD", "did you mean NOT_FOUND"]),
+        (["run.retry=not_found"], ["did you mean NOT_FOUND"]),
+        (["manifest.carry=label"], ["manifest.carry", "a list", "'label'"]),
+        (["output.vectors=vector"], ["output.vectors", "a list"]),
+        (["fetch=s3"], ["fetch: expected keys"]),
         (["run"], ["key.path=value"]),
         (["manifest.path="], ["manifest.path"]),
         (["manifest.path=''"], ["manifest.path", "at least 1 character"]),
