@@ -51,7 +51,8 @@ __all__ = [
 class Run:
     """One process's attempt at a job. `compute_fingerprint` covers everything but the items and the vector specs.
 
-    `continuation`: how it goes on with the index that is there, once that is read.
+    `continuation`: how it goes on with the index that is there, once that is read. `is_beside`: its output was placed
+    beside `output.path`, which holds another kind.
     """
 
     run_id: str
@@ -61,6 +62,7 @@ class Run:
     checkpoint: Checkpoint
     compute_fingerprint: str
     continuation: Continuation = SAME_KIND
+    is_beside: bool = False
 
     @property
     def kind(self) -> dict[str, Any]:
@@ -142,7 +144,7 @@ def placed(run: Run) -> Run:
     output = run.config.output.model_copy(update={"path": path})
     store = open_store(path, run.config.fetch.storage_options)
     check_reachable(store)
-    return replace(run, config=run.config.model_copy(update={"output": output}), store=store)
+    return replace(run, config=run.config.model_copy(update={"output": output}), store=store, is_beside=True)
 
 
 def settled_model(model: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
@@ -169,7 +171,8 @@ def continue_index(run: Run, state: IndexState) -> Run:
     column of which neither has a type that Parquet can hold.
     """
     how = continuation(run, state)
-    if how.beside:
+    # Beside an index two configs that differ in their vectors alone would take turns at the same one.
+    if how.beside or (run.is_beside and how.derivation):
         raise OwnershipError(
             f"{run.store.root} holds another kind of index too: {how.why}; give this job another output.path"
         )

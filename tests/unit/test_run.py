@@ -75,6 +75,18 @@ def test_an_index_beside_of_yet_another_kind_is_refused(config: Config) -> None:
         opened(other, "night3")
 
 
+def test_an_index_beside_with_other_vectors_is_not_rewritten(config: Config) -> None:
+    finish(opened(config, "night1"))
+    other = told(config, "new_index", instruction="Find it")
+    night2 = opened(other, "night2")
+    finish(night2)
+    vectors = [{"name": "small", "dim": 8}]
+    output = config.output.model_validate({"path": config.output.path, "vectors": vectors})
+    with pytest.raises(OwnershipError, match=r"holds another kind of index too: .*give this job another output\.path"):
+        opened(other.model_copy(update={"output": output}), "night3")
+    assert opened(other, "night4").store == night2.store
+
+
 def test_a_plan_says_what_is_recomputed_and_what_is_derived(config: Config) -> None:
     finish(opened(config, "night1"))
     said = preview(told(config, "all", instruction="Find it"))
