@@ -103,7 +103,9 @@ def test_a_killed_driver_is_taken_over(
     assert_same_index(tmp_path / "out", uninterrupted)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 5), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 5), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_commits_what_is_done(
     number: signal.Signals,
     code: int,
@@ -129,6 +131,7 @@ def test_a_stopped_run_commits_what_is_done(
     assert_same_index(tmp_path / "out", uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_time_budget_ends_early_and_the_next_run_goes_on(
     lake: Path, tmp_path: Path, ray_head: RayHead, uninterrupted: dict[str, pa.Table]
 ) -> None:
@@ -215,6 +218,7 @@ def test_items_that_kill_their_workers_alone_in_a_run_end_it_too(tmp_path: Path)
         assert attempts == [attempt, attempt]
 
 
+@pytest.mark.slow
 def test_parts_of_another_kind_are_not_resumed(lake: Path, tmp_path: Path, ray_head: RayHead) -> None:
     """Ids that change their type after a killed first run: its parts are done again, not met at the end."""
     config = config_for(lake, tmp_path, ray_head.address)

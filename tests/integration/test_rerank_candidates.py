@@ -246,6 +246,7 @@ def wait_for_commit(output: Path, process: subprocess.Popen[str]) -> None:
     raise AssertionError("no progress commit within two minutes")
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumed_equals_an_uninterrupted_one(tmp_path: Path, ray_head: RayHead) -> None:
     write_lists(tmp_path / "lists", 12, 30, 20)
     config = rerank_config(
