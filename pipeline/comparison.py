@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +23,14 @@ from pipeline.index.carried import CarriedDigests
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.parquet import open_parquet
 from pipeline.index.scratch import Scratch, scratch
+from pipeline.spill import fill_table
 from pipeline.storage import Store
 
 __all__ = ["Comparison", "PlanCounts", "check_ids", "compare"]
 
 _SHOWN = 5
+
+_TRIED = pa.schema([("id", pa.string()), ("attempts", pa.int32()), ("forced", pa.bool_())])
 
 _LIVE = """
 CREATE TABLE live AS
@@ -216,12 +218,11 @@ def _load(
     )
     _refuse_duplicates(found, "items")
     found.load_outcomes(live, parts, digests=digests)
-    with _registered(found, "incoming_tried", _tried(found.store, live, retry)):
-        # max(): one reject an id is an invariant of the index; a broken index must not multiply rows here.
-        found.db.execute(
-            "CREATE TABLE tried AS SELECT id, max(attempts) AS attempts, bool_or(forced) AS forced "
-            "FROM incoming_tried GROUP BY id"
-        )
+    fill_table(found.db, "retried", _TRIED, _tried(found.store, live, retry))
+    # max(): one reject an id is an invariant of the index; a broken index must not multiply rows here.
+    found.db.execute(
+        "CREATE TABLE tried AS SELECT id, max(attempts) AS attempts, bool_or(forced) AS forced FROM retried GROUP BY id"
+    )
 
 
 def _refuse_duplicates(found: Scratch, table: str) -> None:
@@ -234,11 +235,9 @@ def _refuse_duplicates(found: Scratch, table: str) -> None:
         raise DuplicateIdsError(duplicates[0][2], {each: rows for each, rows, _ in duplicates})
 
 
-def _tried(store: Store, live: Sequence[FileEntry], retry: Sequence[str]) -> pa.Table:
+def _tried(store: Store, live: Sequence[FileEntry], retry: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Rejects that may be tried again; `forced` ones, of the codes `retry`, however often they were."""
-    schema = pa.schema([("id", pa.string()), ("attempts", pa.int32()), ("forced", pa.bool_())])
     codes = pa.array(retry, pa.string())
-    tables = [schema.empty_table()]
     for entry in live:
         if entry.table == Table.REJECTS:
             with open_parquet(store, entry.path) as parquet:
@@ -246,17 +245,7 @@ def _tried(store: Store, live: Sequence[FileEntry], retry: Sequence[str]) -> pa.
             forced = pc.is_in(rows["code"], value_set=codes)
             columns = [rows["id"].cast(pa.string()), rows["attempts"], forced]
             again = pc.or_(forced, pc.fill_null(rows["retryable"], False))
-            tables.append(pa.table(columns, schema=schema).filter(again))
-    return pa.concat_tables(tables)
-
-
-@contextmanager
-def _registered(found: Scratch, name: str, table: pa.Table) -> Iterator[None]:
-    found.db.register(name, table)
-    try:
-        yield
-    finally:
-        found.db.unregister(name)
+            yield from pa.table(columns, schema=_TRIED).filter(again).to_batches()
 
 
 def _counts(found: Scratch) -> PlanCounts:

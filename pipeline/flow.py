@@ -36,7 +36,7 @@ from pipeline.stages.session import ray_session, uploaded_working_dir
 from pipeline.stages.shared_paths import check_shared_paths
 from pipeline.stages.write import WriteSettings, write_outcomes
 from pipeline.stop import StopRequest
-from pipeline.summary import Summary
+from pipeline.summary import PLANNED, Summary
 
 __all__ = ["embed_corpus"]
 
@@ -87,13 +87,7 @@ def _bring_up_to_date(
             recompute=run.continuation.recompute,
         )
     counts = plan.counts
-    summary.counts = {
-        name: getattr(counts, name)
-        for name in (
-            "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "recomputed",
-            "duplicates",
-        )
-    }  # fmt: skip
+    summary.counts = {name: getattr(counts, name) for name in PLANNED}
     summary.skipped = run.manifest.skipped
     if summary.skipped:
         _log.info("run %s: the manifest's layout leaves out %s", run.run_id, run.manifest.left_out)

@@ -16,7 +16,7 @@ from pipeline.rerank.config import RerankConfig
 from pipeline.storage import Store
 from pipeline.tally import Tally
 
-__all__ = ["Summary", "config_facts", "put_summary", "run_facts", "summary_path", "write_summary"]
+__all__ = ["PLANNED", "Summary", "config_facts", "put_summary", "run_facts", "summary_path", "write_summary"]
 
 STATUS = {
     ExitCode.COMPLETE: "complete",
@@ -28,10 +28,10 @@ STATUS = {
     ExitCode.INTERRUPTED: "interrupted",
 }
 
-COUNTS = (
+PLANNED = (
     "items", "new", "changed", "carried", "unchanged", "deleted", "retryable", "resumed", "recomputed", "duplicates",
-    "encoded",
 )  # fmt: skip
+"""What `counts` says of a plan, by the names that `comparison.PlanCounts` has."""
 
 
 @dataclass(slots=True)
@@ -72,7 +72,7 @@ class Summary:
             **facts,
             "output": self.config.output.path,
             "compute_fingerprint": self.compute_fingerprint,
-            "counts": dict.fromkeys(COUNTS, 0) | own | self.counts | {"encoded": self.tally.encoded},
+            "counts": dict.fromkeys(PLANNED, 0) | own | self.counts | {"encoded": self.tally.encoded},
             "rejects_by_code": self.rejects_by_code or dict(sorted(self.tally.rejects.items())),
             "skipped": self.skipped,
             "tokens": {

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.index.carried_values import GROUP_ROWS
 from pipeline.index.parquet import open_parquet
 from pipeline.index.scratch import Scratch
-from pipeline.spill import batches_of
+from pipeline.spill import batches_of, fill_table
 from pipeline.storage import Store
 
 __all__ = ["CopyRange", "copied_rows", "list_copies", "read_copies"]
@@ -79,9 +79,9 @@ def list_copies(found: Scratch, path: str, target_bytes: int) -> Mapping[int, li
     if not numbers:
         return {}
     limits = [_rows_at_most(found.files[n].bytes, found.files[n].rows, target_bytes) for n in numbers]
-    found.db.register("limits", pa.table({"file": pa.array(numbers, pa.int32()), "n": pa.array(limits, pa.int64())}))
+    table = pa.table({"file": pa.array(numbers, pa.int32()), "n": pa.array(limits, pa.int64())})
+    fill_table(found.db, "limits", table.schema, iter(table.to_batches()))
     found.db.execute(_ORDERED)
-    found.db.unregister("limits")
     ranges: dict[int, list[CopyRange]] = {}
     start = 0
     for file, rows, carried in found.db.execute(_RANGES).fetchall():
