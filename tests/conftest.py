@@ -18,6 +18,7 @@ settings.register_profile("lakevec", settings(), deadline=None)
 settings.load_profile("lakevec")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several processes (`--dist loadgroup`), keep the tests that share the session's Ray head in one."""
     for item in items:

@@ -208,6 +208,7 @@ def test_another_kind_of_index_is_refused(embedded: Embedded) -> None:
     assert data_files(embedded.store) == before
 
 
+@pytest.mark.slow
 def test_a_changed_lake_costs_what_changed(tmp_path: Path, ray_head: RayHead) -> None:
     manifest = write_corpus(tmp_path / "lake")
     rows = [row for row in sample_rows() if row["id"].startswith(("text", "image", "broken-image"))]
