@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.storage import Store, open_store
 from tests.fixtures.ray_head import RayHead
@@ -18,12 +20,21 @@ settings.register_profile("lakevec", settings(), deadline=None)
 settings.load_profile("lakevec")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of the same name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (`--dist loadgroup`), keep the tests that share the session's Ray head in one."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+class _HeadTogether(LoadScopeScheduling):
+    """Every test by itself to whichever process is free, but those of whole jobs, which share a Ray head, to one.
+
+    By their folder: xdist 3.8 reads the groups of `--dist loadgroup` from a field that pytest 9.2 no longer has, so the
+    tests went to both processes, each with a head and with every module's finished run of its own.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "integration" if nodeid.startswith("tests/integration/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _HeadTogether:
+    """How tests are shared out between the processes of `--numprocesses`."""
+    return _HeadTogether(config, log)
 
 
 @pytest.fixture(scope="session")
