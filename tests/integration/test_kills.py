@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -37,12 +38,20 @@ KILLS = int(os.environ.get("LAKEVEC_KILLS", "100"))
 """100 take about half an hour on two cores; LAKEVEC_KILLS=12 some minutes."""
 
 ITEMS = max(600, 60 * KILLS)
-"""Enough that a run outlives its kills: some hundred items are done between two of them."""
+"""A run must outlive its kills."""
 
-PAUSE_S = (0.5, 4.0)
-"""Between two kills. Actors need seconds to be there again: shorter, and nothing would ever be done."""
+BETWEEN = (0.25, 2.0)
+"""Pauses between two kills, in shares of what a run takes untouched for the items that there are for each kill."""
 
 PATIENCE_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Untouched:
+    """What a run left that nobody killed, and how long it took."""
+
+    tables: dict[str, pa.Table]
+    took_s: float
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +90,19 @@ def config_for(lake: Path, folder: Path, head: RayHead) -> Path:
 
 
 @pytest.fixture(scope="module")
-def untouched(
-    lake: Path, tmp_path_factory: pytest.TempPathFactory, nodes: tuple[RayHead, RayNode]
-) -> dict[str, pa.Table]:
+def untouched(lake: Path, tmp_path_factory: pytest.TempPathFactory, nodes: tuple[RayHead, RayNode]) -> Untouched:
     folder = tmp_path_factory.mktemp("untouched")
     began_s = time.monotonic()
     done = run_job(config_for(lake, folder, nodes[0]), timeout_s=PATIENCE_S)
     assert done.returncode == 0, done.stdout
-    print(f"untouched: {ITEMS} items in {time.monotonic() - began_s:.0f} s")
-    return {table: read_live(str(folder / "out"), table) for table in ("vectors", "rejects")}
+    took_s = time.monotonic() - began_s
+    print(f"untouched: {ITEMS} items in {took_s:.0f} s")
+    return Untouched({table: read_live(str(folder / "out"), table) for table in ("vectors", "rejects")}, took_s)
 
 
-def assert_same_index(output: Path, expected: dict[str, pa.Table]) -> None:
+def assert_same_index(output: Path, expected: Untouched) -> None:
     assert verify(open_store(str(output), {})) == []
-    for table, rows in expected.items():
+    for table, rows in expected.tables.items():
         found = read_live(str(output), table)
         # How often an item was tried is no part of what became of it.
         keep = [name for name in rows.column_names if name != "attempts"]
@@ -126,9 +134,7 @@ def complete(config: Path, process: subprocess.Popen[str]) -> Counter[int]:
         process = start_job(config)
 
 
-def test_a_run_under_kills(
-    lake: Path, tmp_path: Path, nodes: tuple[RayHead, RayNode], untouched: dict[str, pa.Table]
-) -> None:
+def test_a_run_under_kills(lake: Path, tmp_path: Path, nodes: tuple[RayHead, RayNode], untouched: Untouched) -> None:
     dice = random.Random(fault_seed())
     config, output = config_for(lake, tmp_path, nodes[0]), tmp_path / "out"
     killed: Counter[str] = Counter()
@@ -136,7 +142,7 @@ def test_a_run_under_kills(
     began_s = time.monotonic()
     process = start_job(config)
     while killed.total() < KILLS:
-        time.sleep(dice.uniform(*PAUSE_S))
+        time.sleep(dice.uniform(*BETWEEN) * untouched.took_s / (ITEMS / 60))
         if process.poll() is None:
             prey = choose(prey_of(process.pid, [node.pid for node in nodes]), dice)
             if prey is None:
@@ -168,9 +174,7 @@ def test_a_run_under_kills(
     assert_same_index(output, untouched)
 
 
-def test_a_node_is_lost(
-    lake: Path, tmp_path: Path, nodes: tuple[RayHead, RayNode], untouched: dict[str, pa.Table]
-) -> None:
+def test_a_node_is_lost(lake: Path, tmp_path: Path, nodes: tuple[RayHead, RayNode], untouched: Untouched) -> None:
     head, node = nodes
     config, output = config_for(lake, tmp_path, head), tmp_path / "out"
     process = start_job(config)
