@@ -14,7 +14,7 @@ __all__ = ["rejects_page"]
 _HEAD = f"""# Rejects
 
 Every item of a run ends as a row of `vectors` or as a row of `rejects` (of a rerank run: a score, or a `code` in its
-row). `code` is one of these, and no other; `detail` says more in {DETAIL_MAX_CHARS} characters at most, without secrets.
+row). `code` is one of these, and no other; `detail` says more in at most {DETAIL_MAX_CHARS} characters: no secret.
 `retryable` codes are tried again each night, in `run.max_attempts` runs; the others when the item changes, or once with
 `--set run.retry=CODE`. A changed item that fails with a retryable code keeps its previous vector (`kept_previous`).
 
