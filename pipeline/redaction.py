@@ -58,6 +58,8 @@ _PLACE_VARIABLE = re.compile(r"_(FILE|PATH|DIR|URI|URL|HOST)$|^TOKENIZERS_", re.
 
 _MIN_VARIABLE_CHARS = 8
 
+_WORD = re.compile(r"[A-Za-z]{1,15}|[a-z-]{1,15}")
+
 _USERINFO = re.compile(r"(?<=://)[^/\s'\"<>]*@")
 _WEB_QUERY = re.compile(r"(?i)(\bhttps?://[^\s'\"<>?#]*)[?#][^\s'\"<>]*")
 _QUERY = re.compile(r"\?[^\s'\"]*=[^\s'\"]*")
@@ -88,7 +90,7 @@ class _Known:
         if new:
             self._values |= new
             # The longest first: of two secrets one may begin with the other.
-            self._pattern = re.compile("|".join(map(re.escape, sorted(self._values, key=len, reverse=True))))
+            self._pattern = re.compile("|".join(map(_found_by, sorted(self._values, key=len, reverse=True))))
 
     def hide(self, text: str) -> str:
         self._look_at_environment()
@@ -183,9 +185,9 @@ def _secrets_in(value: object, *, is_open: bool) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _secrets_in(inner, is_open=is_open)
-    elif isinstance(value, str) and not is_open:
-        yield value
     elif isinstance(value, str):
+        if not is_open:
+            yield value
         for userinfo in _USERINFO.findall(value):
             yield from (part for part in userinfo[:-1].split(":", 1) if part)
 
@@ -208,6 +210,12 @@ def _forms(value: str) -> Iterator[str]:
     yield repr(value)[1:-1]
     if ":" in value:
         yield base64.b64encode(value.encode()).decode()
+
+
+def _found_by(value: str) -> str:
+    # A key that is a plain word, `minioadmin`, may be a part of harmless ones.
+    escaped = re.escape(value)
+    return rf"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])" if _WORD.fullmatch(value) else escaped
 
 
 def _is_secret_variable(name: str, value: str) -> bool:

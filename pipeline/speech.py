@@ -10,12 +10,23 @@ import logging
 import re
 import sys
 import threading
+import time
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from pipeline.redaction import redact
 
-__all__ = ["RedactingFormatter", "guard_process", "plain", "say"]
+__all__ = ["PER_MINUTE", "RedactingFormatter", "Sampled", "guard_process", "plain", "say"]
+
+PER_MINUTE = 10
+"""Enough examples to see what is wrong."""
+
+_MINUTE_S = 60.0
+_KIND_CHARS = 200
+_MOST_KINDS = 1000
+"""What is remembered of messages is bounded, too."""
 
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters but tab and newline, and those that turn a text's direction around."""
@@ -29,6 +40,44 @@ def plain(text: str) -> str:
 def say(text: str) -> None:
     """Print `text` for people."""
     print(plain(redact(text)))
+
+
+class Sampled(logging.Filter):
+    """Lets `PER_MINUTE` records of one kind (logger and message before its arguments) through a minute.
+
+    The first that comes after some were left out says how many. A million rejects must not fill a disk with their log.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._now = now
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[str, str], _Minute] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether `record` may pass."""
+        kind = (record.name, str(record.msg)[:_KIND_CHARS])
+        with self._lock:
+            if len(self._seen) >= _MOST_KINDS and kind not in self._seen:
+                kind = (record.name, "")  # texts put together before they were logged: no two are alike
+            minute = self._seen.setdefault(kind, _Minute(self._now()))
+            if self._now() - minute.began_s >= _MINUTE_S:
+                minute.began_s, minute.passed = self._now(), 0
+            if minute.passed >= PER_MINUTE:
+                minute.left_out += 1
+                return False
+            minute.passed += 1
+            left_out, minute.left_out = minute.left_out, 0
+        if left_out:
+            record.msg = f"{record.msg} ({left_out} more like it were left out)"
+        return True
+
+
+@dataclass(slots=True)
+class _Minute:
+    began_s: float
+    passed: int = 0
+    left_out: int = 0
 
 
 class RedactingFormatter(logging.Formatter):
@@ -47,9 +96,12 @@ def guard_process(log_format: str | None = None) -> None:
     if log_format is not None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(RedactingFormatter(log_format))
+        handler.addFilter(Sampled())
         logging.basicConfig(handlers=[handler], level=logging.WARNING)
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(RedactingFormatter())
+        if not logging.lastResort.filters:
+            logging.lastResort.addFilter(Sampled())
     sys.excepthook = _uncaught
     threading.excepthook = _uncaught_in_thread
 

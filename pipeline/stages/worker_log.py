@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.speech import RedactingFormatter, guard_process
+from pipeline.speech import RedactingFormatter, Sampled, guard_process
 
 __all__ = ["Message", "WorkerLogReader", "send_log_to"]
 
@@ -24,6 +24,7 @@ class _ToMeter(logging.Handler):
     def __init__(self, meter: Any) -> None:  # noqa: ANN401 - an actor handle
         super().__init__(logging.INFO)
         self.setFormatter(RedactingFormatter())
+        self.addFilter(Sampled())
         self._meter = meter
 
     def emit(self, record: logging.LogRecord) -> None:
