@@ -23,6 +23,7 @@ import pipeline
 from pipeline.config import ResourcesConfig
 from pipeline.errors import ConfigError
 from pipeline.redaction import redact
+from pipeline.stages.exposure import exposure
 
 # Ray reads these when it is imported, in this process.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
@@ -49,6 +50,8 @@ MIN_LOCAL_CPUS = 4
 NO_PROGRESS_TIMEOUT_S = 1800.0
 """Ray Data gives up after this long without any output. A first window may take as long as the model's download."""
 
+
+_log = logging.getLogger("lakevec")
 
 CONNECT_TIMEOUT_S = 10.0
 """Ray itself waits minutes for a head that is not there, and then aborts the process."""
@@ -86,10 +89,13 @@ def ray_session(resources: ResourcesConfig) -> Iterator[Cluster]:
         raise _unreachable(address, "nothing listens there")
     try:
         with _native_stderr_closed(), _entrypoint_redacted():
-            ray.init(**options)
+            context = ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _unreachable(address or "local", str(error)) from None
     try:
+        warning = exposure(context.dashboard_url, os.environ)
+        if warning:
+            _log.warning("%s", warning)
         _quiet()
         _configure()
         yield _cluster()
