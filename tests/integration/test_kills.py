@@ -28,7 +28,7 @@ from pipeline.storage import open_store
 from tests.fixtures.faulty_store import fault_seed
 from tests.fixtures.jobs import last_summary, read_live, run_job, start_job, write_config
 from tests.fixtures.media import encode_image, photo
-from tests.fixtures.prey import Kind, choose, prey_of
+from tests.fixtures.prey import Kind, Prey, choose, prey_of
 from tests.fixtures.ray_head import RayHead, RayNode
 from tests.fixtures.tiny_model import tiny_model
 
@@ -42,6 +42,9 @@ ITEMS = max(600, 60 * KILLS)
 
 BETWEEN = (0.25, 2.0)
 """Pauses between two kills, in shares of what a run takes untouched for the items that there are for each kill."""
+
+DRIVERS = 0.2
+"""The share of kills that meet the driver: a new one needs seconds before there is anything else to kill."""
 
 PATIENCE_S = 900.0
 
@@ -109,6 +112,18 @@ def assert_same_index(output: Path, expected: Untouched) -> None:
         assert found.select(keep).equals(rows.select(keep)), table
 
 
+def next_prey(driver: subprocess.Popen[str], nodes: list[int], dice: random.Random) -> Prey | None:
+    """The driver, or one of what it has on the nodes once there is any; None if it ends before."""
+    if dice.random() < DRIVERS:
+        return Prey(Kind.DRIVER, None, psutil.Process(driver.pid))
+    while driver.poll() is None:
+        found = [each for each in prey_of(None, nodes) if each.kind is not Kind.TASK or dice.random() < 0.5]
+        if any(each.kind in (Kind.PREPARER, Kind.ENCODER) for each in found):
+            return choose(found, dice)
+        time.sleep(0.1)
+    return None
+
+
 def check_soundness(output: Path) -> None:
     """What is committed is there whole, and what readers see is sound; before any commit there is nothing."""
     if not (output / "_log").is_dir():
@@ -144,7 +159,7 @@ def test_a_run_under_kills(lake: Path, tmp_path: Path, nodes: tuple[RayHead, Ray
     while killed.total() < KILLS:
         time.sleep(dice.uniform(*BETWEEN) * untouched.took_s / (ITEMS / 60))
         if process.poll() is None:
-            prey = choose(prey_of(process.pid, [node.pid for node in nodes]), dice)
+            prey = next_prey(process, [node.pid for node in nodes], dice)
             if prey is None:
                 continue
             with suppress(psutil.NoSuchProcess):
