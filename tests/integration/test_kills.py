@@ -117,7 +117,7 @@ def next_prey(driver: subprocess.Popen[str], nodes: list[int], dice: random.Rand
     if dice.random() < DRIVERS:
         return Prey(Kind.DRIVER, None, psutil.Process(driver.pid))
     while driver.poll() is None:
-        found = [each for each in prey_of(None, nodes) if each.kind is not Kind.TASK or dice.random() < 0.5]
+        found = prey_of(None, nodes)
         if any(each.kind in (Kind.PREPARER, Kind.ENCODER) for each in found):
             return choose(found, dice)
         time.sleep(0.1)
