@@ -37,10 +37,11 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(7200)]
 KILLS = int(os.environ.get("LAKEVEC_KILLS", "100"))
 """100 take about half an hour on two cores; LAKEVEC_KILLS=12 some minutes."""
 
-ITEMS = max(600, 60 * KILLS)
+ITEMS_A_KILL = 30
+ITEMS = max(600, ITEMS_A_KILL * KILLS)
 """A run must outlive its kills."""
 
-BETWEEN = (0.25, 2.0)
+BETWEEN = (0.1, 1.0)
 """Pauses between two kills, in shares of what a run takes untouched for the items that there are for each kill."""
 
 DRIVERS = 0.2
@@ -157,7 +158,7 @@ def test_a_run_under_kills(lake: Path, tmp_path: Path, nodes: tuple[RayHead, Ray
     began_s = time.monotonic()
     process = start_job(config)
     while killed.total() < KILLS:
-        time.sleep(dice.uniform(*BETWEEN) * untouched.took_s / (ITEMS / 60))
+        time.sleep(dice.uniform(*BETWEEN) * untouched.took_s * ITEMS_A_KILL / ITEMS)
         if process.poll() is None:
             prey = next_prey(process, [node.pid for node in nodes], dice)
             if prey is None:
