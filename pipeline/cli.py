@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from pipeline.config import Config, load_config
 from pipeline.console import ends_quietly
 from pipeline.errors import ConfigError, ExitCode, LakevecError, RejectError
 from pipeline.history import add_history_commands
+from pipeline.speech import guard_process, plain, say
 from pipeline.storage import Store, open_store
 
 __all__ = ["main"]
@@ -25,12 +25,12 @@ _WIDE_CHARS = 200
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 good, 1 something is wrong, 2 bad input."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    guard_process("%(levelname)s %(message)s")
     try:
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
     except LakevecError as error:
-        print(f"lakevec: {error}", file=sys.stderr)
+        print(plain(f"lakevec: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
@@ -127,7 +127,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     violations = verify(_store(options))
     for violation in violations:
-        print(violation)
+        say(str(violation))
     print(f"{len(violations)} violations" if violations else "every invariant holds")
     return ExitCode.FAILED if violations else ExitCode.COMPLETE
 
@@ -136,9 +136,9 @@ def _render(options: argparse.Namespace) -> int:
     from pipeline.preview import render_item
 
     try:
-        print(render_item(load_config(options.config, options.overrides), options.item_id))
+        say(render_item(load_config(options.config, options.overrides), options.item_id))
     except RejectError as error:
-        print(f"item {options.item_id} has no prompt: {error}; {error.code.meaning.action}")
+        say(f"item {options.item_id} has no prompt: {error}; {error.code.meaning.action}")
         return ExitCode.FAILED
     return ExitCode.COMPLETE
 
@@ -149,7 +149,7 @@ def _doctor(options: argparse.Namespace) -> int:
     config: Config | None = load_config(options.config, options.overrides) if options.config else None
     findings = diagnose(config)
     for finding in findings:
-        print(f"{ {True: 'ok  ', False: 'BAD ', None: '-   '}[finding.ok] } {finding.name}: {finding.detail}")
+        say(f"{ {True: 'ok  ', False: 'BAD ', None: '-   '}[finding.ok] } {finding.name}: {finding.detail}")
         if finding.ok is False and finding.advice:
             print(f"       {finding.advice}")
     return ExitCode.FAILED if any(finding.ok is False for finding in findings) else ExitCode.COMPLETE

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.errors import ConfigError, RejectCode, without_userinfo
+from pipeline.errors import ConfigError, RejectCode
+from pipeline.redaction import redact, remember_options, shown_options
 
 __all__ = [
     "MIB",
@@ -199,7 +200,7 @@ class FetchConfig(Section):
         default=None, description="folders local URIs may lie in; null: the manifest's own folder"
     )
     storage_options: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="fsspec options by scheme, e.g. {s3: {endpoint_url: …}}"
+        default_factory=dict, repr=False, description="fsspec options by scheme, e.g. {s3: {endpoint_url: …}}"
     )
     max_bytes: int = Field(default=1024 * MIB, ge=1, description="of one file")
     timeout_s: float = Field(default=120, gt=0, description="for one file, all its retries included")
@@ -284,12 +285,15 @@ def load_config(path: str, overrides: list[str], model: type[BaseModel] = Config
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}") from None
+        raise ConfigError(f"{path} is no valid YAML: {_without_snippet(error)}") from None
     if not isinstance(tree, dict):
         sections = ", ".join(f"{name}:" for name in list(model.model_fields)[:3])
         raise ConfigError(f"{path} must hold sections ({sections}, …), not {type(tree).__name__}")
     for override in overrides:
         _lay_over(tree, override)
+    # Before it is judged: what is wrong is shown.
+    fetch = tree.get("fetch")
+    remember_options(fetch.get("storage_options") if isinstance(fetch, dict) else None)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -297,14 +301,24 @@ def load_config(path: str, overrides: list[str], model: type[BaseModel] = Config
         raise ConfigError(f"{path}: " + "\n  ".join(lines)) from None
 
 
+def _without_snippet(error: yaml.YAMLError | UnicodeDecodeError) -> str:
+    # PyYAML quotes the line, and the line may hold a secret.
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return place + str(getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__)
+
+
 def _lay_over(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--set takes key.path=value, got {override!r}")
+        # Where the `=` is missing a value may stand beside the key, and it may be a secret.
+        start = re.split(r"[^A-Za-z0-9_.]", override)[0]
+        raise ConfigError(f"--set takes key.path=value, got {start!r} without a value")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"--set {key}: {text!r} is no YAML value") from None
+        shown = "what stands there" if key.startswith("fetch.storage_options") else repr(text)
+        raise ConfigError(f"--set {key}: {shown} is no YAML value") from None
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
@@ -363,23 +377,14 @@ def _nearest(key: str, valid: tuple[str, ...]) -> str:
 
 
 def redacted(config: BaseModel) -> dict[str, Any]:
-    """The config as plain YAML values; of storage options only endpoints and regions are shown, of URIs no userinfo.
+    """The config as plain YAML values; of storage options what is known to be no secret, of URIs likewise.
 
     `config` is a job's: `fetch` has `storage_options`.
     """
     tree: dict[str, Any] = _bare(config.model_dump(mode="json"))
-    shown = {"endpoint_url", "region_name", "anon", "use_ssl", "client_kwargs", "config_kwargs"}
-    tree["fetch"]["storage_options"] = {
-        scheme: _hide(options, shown) for scheme, options in tree["fetch"]["storage_options"].items()
-    }
+    options = config.model_dump(mode="json", include={"fetch"})["fetch"]["storage_options"]
+    tree["fetch"]["storage_options"] = {scheme: shown_options(each) for scheme, each in options.items()}
     return tree
-
-
-def _hide(options: dict[str, Any], shown: set[str]) -> dict[str, Any]:
-    return {
-        key: _hide(value, shown) if isinstance(value, dict) else _bare(value) if key in shown else "<hidden>"
-        for key, value in options.items()
-    }
 
 
 def _bare(value: Any) -> Any:  # noqa: ANN401 - an option is any YAML value
@@ -387,4 +392,4 @@ def _bare(value: Any) -> Any:  # noqa: ANN401 - an option is any YAML value
         return {key: _bare(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_bare(each) for each in value]
-    return without_userinfo(value) if isinstance(value, str) else value
+    return redact(value) if isinstance(value, str) else value

@@ -15,9 +15,11 @@ from dataclasses import replace
 from pipeline.errors import ExitCode, LakevecError, scrub
 from pipeline.progress import Status
 from pipeline.stages.committer import Committer
+from pipeline.stages.losses import no_space
 from pipeline.stages.meter import Reading
 from pipeline.stop import StopRequest, listen_for_stop
 from pipeline.storage import Store, open_store
+from pipeline.storage_errors import is_full
 from pipeline.summary import Summary, summary_path, write_summary
 
 __all__ = ["Body", "drive", "judge", "status_of", "sweep", "timed"]
@@ -41,7 +43,7 @@ def drive(summary: Summary, body: Body) -> ExitCode:
     stop = StopRequest(None if budget_s is None else time.monotonic() + budget_s)
     with listen_for_stop(stop) as listen_again:
         try:
-            exit_code = body(summary, stop, listen_again)
+            exit_code = _told_of_space(body, summary, stop, listen_again)
         except LakevecError as error:
             summary.message = str(error)
             _leave(summary, error.exit_code)
@@ -100,6 +102,15 @@ def timed(summary: Summary, stage: str) -> Iterator[None]:
         yield
     finally:
         summary.seconds[stage] = summary.seconds.get(stage, 0.0) + time.monotonic() - started
+
+
+def _told_of_space(body: Body, summary: Summary, stop: StopRequest, listen_again: Callable[[], None]) -> ExitCode:
+    try:
+        return body(summary, stop, listen_again)
+    except OSError as error:
+        if is_full(error):
+            raise no_space(str(error)) from None
+        raise
 
 
 def _leave(summary: Summary, exit_code: ExitCode) -> None:

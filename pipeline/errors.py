@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
+from pipeline.redaction import redact
+
 __all__ = [
     "DETAIL_MAX_CHARS",
     "NON_FINITE_DETAIL",
@@ -35,7 +37,6 @@ __all__ = [
     "RejectMeaning",
     "Stage",
     "scrub",
-    "without_userinfo",
 ]
 
 DETAIL_MAX_CHARS = 300
@@ -60,9 +61,12 @@ class ExitCode(IntEnum):
 
 
 class LakevecError(Exception):
-    """An error that ends a command with a message instead of a traceback."""
+    """An error that ends a command with a message instead of a traceback. The message is redacted as it is made."""
 
     exit_code = ExitCode.FAILED
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class ConfigError(LakevecError):
@@ -254,16 +258,14 @@ class RejectError(Exception):
 
 
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+\b")
-_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
-_QUERY = re.compile(r"\?[^\s'\"]*=[^\s'\"]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Also what turns the direction of a text around: a detail is shown in terminals and browsers."""
 
-
-def without_userinfo(text: str) -> str:
-    """`text` with the `user:password@` of every URI in it left out."""
-    return _USERINFO.sub("", text)
+_SCRUBBED_CHARS = 20_000
+"""A driver may put a whole document into an error; the rest of it is cut off before it is searched for secrets."""
 
 
 def scrub(detail: str) -> str:
-    """`detail` as it may be stored: no memory address, no credential or query of a URI, ≤ 300 characters."""
-    plain = _QUERY.sub("?…", without_userinfo(_ADDRESS.sub("", detail)))
+    """`detail` as it may be stored: no address, secret, query of a URI or control character, ≤ 300 characters."""
+    plain = _CONTROL.sub(" ", redact(_ADDRESS.sub("", detail[:_SCRUBBED_CHARS])))
     return " ".join(plain.split())[:DETAIL_MAX_CHARS]

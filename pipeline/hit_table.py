@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.search import Hit
+from pipeline.speech import plain
 
 __all__ = ["hit_line", "hit_table"]
 
@@ -39,5 +40,5 @@ def hit_line(hit: Hit) -> str:
 
 
 def _shown(value: object) -> str:
-    text = " ".join(str("" if value is None else value).split())
+    text = plain(" ".join(str("" if value is None else value).split()))
     return text if len(text) <= CELL_CHARS else f"{text[: CELL_CHARS - 1]}…"

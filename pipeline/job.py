@@ -18,6 +18,7 @@ from pipeline.errors import ExitCode, LakevecError
 from pipeline.evaluate_config import EvaluateConfig
 from pipeline.rerank.config import RerankConfig
 from pipeline.retrieve_config import RetrieveConfig
+from pipeline.speech import guard_process, plain, say
 
 __all__ = ["EMBED", "EVALUATE", "RERANK", "RETRIEVE", "Job", "run_job"]
 
@@ -94,7 +95,7 @@ RETRIEVE = Job(RetrieveConfig, _retrieve, _plan_retrieve)
 def run_job(name: str, description: str, arguments: Sequence[str], job: Job[Any] = EMBED) -> int:
     """Parse `arguments` and run `job` as `name`; returns the process's exit status (`errors.ExitCode`)."""
     options = _parser(name, description).parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING, stream=sys.stderr)
+    guard_process("%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("lakevec").setLevel(logging.INFO)
     try:
         config = load_config(options.config, options.overrides, job.config)
@@ -102,11 +103,11 @@ def run_job(name: str, description: str, arguments: Sequence[str], job: Job[Any]
             yaml.safe_dump(redacted(config), sys.stdout, sort_keys=False, allow_unicode=True)
             return ExitCode.COMPLETE
         if options.plan:
-            print(job.plan(config))
+            say(job.plan(config))
             return ExitCode.COMPLETE
         return job.run(config, name)
     except LakevecError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        print(plain(f"{name}: {error}"), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.errors import ConfigError, LakevecError, scrub, without_userinfo
+from pipeline.errors import ConfigError, LakevecError, scrub
+from pipeline.redaction import without_userinfo
 
 __all__ = ["opening"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import fsspec
@@ -18,6 +18,7 @@ import fsspec
 from pipeline.config import FetchConfig
 from pipeline.errors import ConfigError, RejectCode, RejectError
 from pipeline.manifest.location import scheme_of
+from pipeline.redaction import remember_options
 
 __all__ = ["FetchPolicy"]
 
@@ -36,6 +37,13 @@ class FetchPolicy:
     max_bytes: int
     timeout_s: float
     retries: int
+
+    def __post_init__(self) -> None:
+        # Also in a worker that unpickled it: what is logged there is redacted there.
+        remember_options(self.storage_options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FetchPolicy, tuple(getattr(self, each.name) for each in fields(self))
 
     @classmethod
     def of(cls, fetch: FetchConfig, manifest_folder: str | None = None) -> FetchPolicy:

@@ -60,7 +60,7 @@ class StorageConfig(Section):
     """How the stores are reached."""
 
     storage_options: dict[str, dict[str, Any]] = Field(
-        default_factory=dict, description="fsspec options by scheme, e.g. {s3: {endpoint_url: …}}"
+        default_factory=dict, repr=False, description="fsspec options by scheme, e.g. {s3: {endpoint_url: …}}"
     )
 
 

@@ -23,6 +23,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import ConfigError
+from pipeline.redaction import remember_options
 from pipeline.storage_errors import is_transient, may_exist, retrying
 
 __all__ = ["Store", "Stored", "open_store", "resolve"]
@@ -59,6 +60,7 @@ def resolve(
     """
     if _USERINFO.match(path_or_uri):
         raise ConfigError("a URI must not carry credentials; put them under fetch.storage_options")
+    remember_options(storage_options)
     scheme, separator, _ = path_or_uri.partition("://")
     scheme = scheme.lower() if separator else "file"
     options = {str(key): value for key, value in storage_options.get(scheme, {}).items()}
@@ -86,8 +88,15 @@ class Store:
 
     root: str
     base: str
-    fs: fsspec.AbstractFileSystem
+    fs: fsspec.AbstractFileSystem = field(repr=False)
     deadline_s: float = RETRY_DEADLINE_S
+
+    def __post_init__(self) -> None:
+        # Also in a worker that unpickled it: what is logged there is redacted there.
+        remember_options({"store": getattr(self.fs, "storage_options", {})})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.root, self.base, self.fs, self.deadline_s)
 
     @property
     def is_local(self) -> bool:

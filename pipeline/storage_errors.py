@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-__all__ = ["is_transient", "may_exist", "retrying"]
+__all__ = ["is_full", "is_transient", "may_exist", "retrying"]
 
 T = TypeVar("T")
 
@@ -21,6 +21,9 @@ _TRANSIENT_ERRNO = frozenset(
     {errno.EAGAIN, errno.EBUSY, errno.ECONNRESET, errno.EPIPE, errno.EREMOTEIO, errno.ETIMEDOUT}
 )
 """What s3fs makes of throttling (EBUSY) and of InternalError (EREMOTEIO), and the network's own."""
+
+_FULL_ERRNO = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""No space, no quota, or a disk that the system has made read-only: it takes an operator, and is no item's fault."""
 
 _PASSING_STATUS = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
 """409 is S3's answer to conditional writes that meet: neither won nor lost, to be tried again."""
@@ -50,6 +53,11 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _TRANSIENT_ERRNO
     return _is_client_failure(error)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether nothing more can be written where `error` comes from until an operator has made room."""
+    return isinstance(error, OSError) and error.errno in _FULL_ERRNO
 
 
 def may_exist(error: BaseException) -> bool:

@@ -13,10 +13,11 @@ import pyarrow as pa
 from pipeline.candidates.json_lists import titled
 from pipeline.candidates.lines import lines_of, records_of
 from pipeline.candidates.pairs import RawPair, batched
-from pipeline.errors import ManifestError, without_userinfo
+from pipeline.errors import ManifestError
 from pipeline.manifest.listing import Format, ManifestFile, file_uri
 from pipeline.manifest.naming import shown
 from pipeline.manifest.readers import Options, reading
+from pipeline.redaction import without_userinfo
 from pipeline.storage import resolve
 
 __all__ = ["beir_corpus", "beir_queries", "judgements", "read_qrels"]

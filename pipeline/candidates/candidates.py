@@ -19,9 +19,9 @@ from pipeline.candidates.pairs import ranked
 from pipeline.candidates.parquet_pairs import read_lists, read_pairs
 from pipeline.candidates.texts import write_texts
 from pipeline.candidates.trec import read_trec
-from pipeline.errors import without_userinfo
 from pipeline.manifest.listing import ManifestFile
 from pipeline.manifest.readers import Options
+from pipeline.redaction import without_userinfo
 from pipeline.rerank.config import CandidatesConfig
 
 __all__ = ["Candidates", "open_candidates"]

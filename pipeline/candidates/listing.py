@@ -18,11 +18,12 @@ import fsspec
 
 from pipeline.candidate_runs import RUN_COPY, newest_lists
 from pipeline.candidates.lines import lines_of
-from pipeline.errors import LakevecError, ManifestError, scrub, without_userinfo
+from pipeline.errors import LakevecError, ManifestError, scrub
 from pipeline.manifest.listing import Format, ManifestFile, file_uri
 from pipeline.manifest.naming import shown
 from pipeline.manifest.readers import Options, read_schema
 from pipeline.manifest.search import WILD, files_below, matches
+from pipeline.redaction import without_userinfo
 from pipeline.storage import open_store, resolve
 
 __all__ = ["BEIR_FILES", "CandidateFormat", "CandidateListing", "list_candidates"]

@@ -18,9 +18,10 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import ManifestConfig
-from pipeline.errors import LakevecError, ManifestError, scrub, without_userinfo
+from pipeline.errors import LakevecError, ManifestError, scrub
 from pipeline.manifest.output_folder import OutputFolder
 from pipeline.manifest.search import WILD, files_below, fixed_folder, matches
+from pipeline.redaction import without_userinfo
 from pipeline.storage import resolve
 
 __all__ = ["Format", "Listing", "ManifestFile", "asking", "file_uri", "list_manifest", "refuse_own"]

@@ -15,6 +15,7 @@ from pipeline.checkpoint import resolve_same
 from pipeline.config import ModelConfig, VectorSpec
 from pipeline.models.encoder import Encoded, Encoder
 from pipeline.outcomes import window_outcomes
+from pipeline.redaction import redacted_errors
 from pipeline.stages.worker_log import send_log_to
 from pipeline.types import Prepared
 from pipeline.window import unpack_window
@@ -40,6 +41,7 @@ class EncodeSettings:
 class EncodeStage:
     """The callable that Ray Data runs in encoder actors; the model is loaded once an actor."""
 
+    @redacted_errors
     def __init__(self, settings: EncodeSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
         # torch must load here and nowhere else: decoding processes never import it.
         from pipeline.models.qwen3_vl import load_encoder
@@ -52,6 +54,7 @@ class EncodeStage:
             resolve_same(settings.model, settings.identity), settings.model, device=settings.device
         )
 
+    @redacted_errors
     def __call__(self, table: pa.Table) -> pa.Table:
         """Outcome rows (`schema.outcomes_schema` and `outcomes.COST_FIELDS`) of the window in `table`.
 

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from ray.exceptions import RayError
 
 from pipeline import errors
-from pipeline.errors import LakevecError, scrub
+from pipeline.errors import IncompleteError, LakevecError, scrub
+from pipeline.storage_errors import is_full
 
-__all__ = ["Losses", "explained", "listen_for_losses", "root_cause"]
+__all__ = ["Losses", "explained", "listen_for_losses", "no_space", "root_cause"]
 
 _OURS = re.compile(r"^pipeline\.errors\.(\w+): (.+)\Z", re.M | re.S)
 
@@ -27,6 +28,7 @@ class Losses(logging.Handler):
         super().__init__(logging.ERROR)
         self._causes: Counter[str] = Counter()
         self._raised = False
+        self._full = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Count the root cause of one dropped block."""
@@ -35,11 +37,17 @@ class Losses(logging.Handler):
             cause = root_cause(error)
             self._causes[scrub(f"{type(cause).__name__}: {cause}")] += 1
             self._raised = self._raised or not isinstance(cause, RayError)
+            self._full = self._full or is_full(cause)
 
     @property
     def raised(self) -> bool:
         """Whether a stage raised, as a broken setup makes it; items that kill their workers raise nothing."""
         return self._raised
+
+    @property
+    def full(self) -> bool:
+        """Whether a stage could not write because there was no space: that costs no item its vector."""
+        return self._full
 
     @property
     def commonest(self) -> str | None:
@@ -66,6 +74,14 @@ def listen_for_losses() -> Iterator[Losses]:
         logger.propagate = before[1]
 
 
+def no_space(why: str) -> IncompleteError:
+    """What ends a run that can write no more."""
+    return IncompleteError(
+        f"there is no room to write ({why}): free some space or quota, on the output or on Ray's temporary folder, and "
+        "run again; what is committed stays"
+    )
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The innermost cause: Ray wraps a stage's exception several times, by `cause` and by `__cause__`."""
     while True:
@@ -83,6 +99,8 @@ def explained(error: BaseException) -> LakevecError:
     cause = root_cause(error)
     if isinstance(cause, LakevecError):
         return cause
+    if is_full(cause):
+        return no_space(str(cause))
     text = str(error).strip()
     found = _OURS.search(text)
     kind = getattr(errors, found[1], None) if found else None

@@ -15,7 +15,7 @@ from pipeline.errors import LakevecError, scrub
 from pipeline.index.claim import Claim
 from pipeline.stages.chain import ReceiptStream, build_chain
 from pipeline.stages.committer import Committer
-from pipeline.stages.losses import Losses, explained, listen_for_losses
+from pipeline.stages.losses import Losses, explained, listen_for_losses, no_space
 from pipeline.stages.meter import Reading
 from pipeline.stages.reconcile import CRASH_DETAIL, PASS_BLOCKS
 from pipeline.stages.work import Work
@@ -65,6 +65,8 @@ class Passes:
             lost = self.work.lost(paths, self.committer.committed)
             if lost is None:
                 return True
+            if losses.full:
+                raise no_space(losses.commonest or "no space left")
             _log.warning("%d items were lost with their workers (%s)", lost.items, losses.commonest)
             if number == 1 and losses.raised and not self.committer.committed and lost.items > PASS_BLOCKS[1]:
                 raise LakevecError(

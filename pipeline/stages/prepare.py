@@ -20,7 +20,9 @@ from pipeline.heap import keep_freed_memory
 from pipeline.manifest.work import from_work_table
 from pipeline.policy import FetchPolicy
 from pipeline.prepare import Preparer
+from pipeline.redaction import redacted_errors
 from pipeline.schema import CARRY_PREFIX
+from pipeline.speech import guard_process
 from pipeline.stages.meter import is_draining
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, Reject, WorkItem
@@ -44,7 +46,9 @@ class PrepareSettings:
 class PrepareStage:
     """The callable that Ray Data runs in preparation actors."""
 
+    @redacted_errors
     def __init__(self, settings: PrepareSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
+        guard_process()
         keep_freed_memory()
         checkpoint = resolve_same(settings.model, settings.identity, weights=False)
         self._settings = settings
@@ -52,6 +56,7 @@ class PrepareStage:
         self._fetcher = Fetcher(settings.policy)
         self._preparer = Preparer(PromptTokenizer(checkpoint.folder), settings.inputs)
 
+    @redacted_errors
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Windows of `block`'s items (`schema.work_schema`), nothing once the run is draining."""
         if is_draining(self._meter):

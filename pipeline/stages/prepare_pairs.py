@@ -19,11 +19,13 @@ from pipeline.fetch import Fetcher
 from pipeline.heap import keep_freed_memory
 from pipeline.manifest.work import from_work_table
 from pipeline.policy import FetchPolicy
+from pipeline.redaction import redacted_errors
 from pipeline.rerank.config import RerankInputs
 from pipeline.rerank.pair import RerankHalf
 from pipeline.rerank.prepare import RerankPreparer
 from pipeline.rerank.schema import PAIR_FIELDS
 from pipeline.rerank.window import pack_pairs
+from pipeline.speech import guard_process
 from pipeline.stages.meter import is_draining
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, WorkItem
@@ -51,7 +53,9 @@ class PairSettings:
 class PreparePairsStage:
     """The callable that Ray Data runs in preparation actors."""
 
+    @redacted_errors
     def __init__(self, settings: PairSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
+        guard_process()
         keep_freed_memory()
         checkpoint = resolve_same(settings.model, settings.identity, weights=False)
         self._settings = settings
@@ -59,6 +63,7 @@ class PreparePairsStage:
         self._fetcher = Fetcher(settings.policy)
         self._preparer = RerankPreparer(PromptTokenizer(checkpoint.folder, "reranker"), settings.inputs)
 
+    @redacted_errors
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Windows of the pairs of `block`'s tiles (`rerank.schema.TILES`), nothing once the run is draining."""
         if is_draining(self._meter):

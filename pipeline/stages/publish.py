@@ -9,6 +9,7 @@ from ray.exceptions import RayError
 
 from pipeline.index.commits import FileEntry
 from pipeline.index.merge import MergeTask, run_merge
+from pipeline.redaction import redacted_errors
 from pipeline.stages.losses import explained
 from pipeline.stages.session import TASK_RETRIES
 from pipeline.storage import Store
@@ -23,7 +24,7 @@ def merge_tasks(store: Store, tasks: Sequence[MergeTask], beat: Callable[[int, i
 
     Raises what a merge raised, and what `beat` raises to end it early.
     """
-    merge = ray.remote(num_cpus=1, **TASK_RETRIES)(run_merge)
+    merge = ray.remote(num_cpus=1, **TASK_RETRIES)(redacted_errors(run_merge))
     waiting = [merge.remote(store, task) for task in tasks]
     order = {ref: number for number, ref in enumerate(waiting)}
     merged: dict[int, FileEntry] = {}

@@ -9,6 +9,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 
+from pipeline.redaction import redacted_errors
 from pipeline.stages.losses import explained
 from pipeline.stages.session import TASK_RETRIES, Cluster
 
@@ -58,5 +59,6 @@ def scan_tasks(
             yield found
 
 
+@redacted_errors
 def _apply(function: Callable[[Any], pa.Table], argument: Any) -> pa.Table:  # noqa: ANN401 - any picklable argument
     return function(argument)

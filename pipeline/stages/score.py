@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.checkpoint import resolve_same
 from pipeline.config import ModelConfig
 from pipeline.models.encoder import Encoded
+from pipeline.redaction import redacted_errors
 from pipeline.rerank.outcomes import pair_outcomes
 from pipeline.rerank.pair import PreparedPair
 from pipeline.rerank.window import PairWindow, unpack_pairs
@@ -35,6 +36,7 @@ class ScoreSettings:
 class ScoreStage:
     """The callable that Ray Data runs in scoring actors; the model is loaded once an actor."""
 
+    @redacted_errors
     def __init__(self, settings: ScoreSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
         # torch must load here and nowhere else: decoding processes never import it.
         from pipeline.models.reranker import load_reranker
@@ -45,6 +47,7 @@ class ScoreStage:
         checkpoint = resolve_same(settings.model, settings.identity)
         self._reranker = load_reranker(checkpoint, settings.model, device=settings.device)
 
+    @redacted_errors
     def __call__(self, table: pa.Table) -> pa.Table:
         """Outcome rows (`rerank.schema.SCORES` and `outcomes.COST_FIELDS`) of the window in `table`.
 

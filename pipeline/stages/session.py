@@ -22,6 +22,8 @@ from typing import Any
 import pipeline
 from pipeline.config import ResourcesConfig
 from pipeline.errors import ConfigError
+from pipeline.redaction import redact
+from pipeline.stages.exposure import exposure
 
 # Ray reads these when it is imported, in this process.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
@@ -31,6 +33,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a user's lake is nobody
 
 import ray
 import ray.data
+from ray._private import utils as ray_utils
 from ray._private.services import find_bootstrap_address
 
 __all__ = ["ACTOR_RETRIES", "TASK_RETRIES", "Cluster", "ray_session", "uploaded_working_dir"]
@@ -47,6 +50,8 @@ MIN_LOCAL_CPUS = 4
 NO_PROGRESS_TIMEOUT_S = 1800.0
 """Ray Data gives up after this long without any output. A first window may take as long as the model's download."""
 
+
+_log = logging.getLogger("lakevec")
 
 CONNECT_TIMEOUT_S = 10.0
 """Ray itself waits minutes for a head that is not there, and then aborts the process."""
@@ -83,11 +88,14 @@ def ray_session(resources: ResourcesConfig) -> Iterator[Cluster]:
     if address is not None and not _answers(address):
         raise _unreachable(address, "nothing listens there")
     try:
-        with _native_stderr_closed():
-            ray.init(**options)
+        with _native_stderr_closed(), _entrypoint_redacted():
+            context = ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise _unreachable(address or "local", str(error)) from None
     try:
+        warning = exposure(context.dashboard_url, os.environ)
+        if warning:
+            _log.warning("%s", warning)
         _quiet()
         _configure()
         yield _cluster()
@@ -153,6 +161,20 @@ def _unreachable(address: str, why: str) -> ConfigError:
         f"no Ray cluster answers at {address}: {why}\n"
         "start one (`ray start --head`), name its address in resources.address, or set it to local"
     )
+
+
+@contextmanager
+def _entrypoint_redacted() -> Iterator[None]:
+    # Ray tells its dashboard the driver's command line, which may hold `--set fetch.storage_options…`.
+    original = getattr(ray_utils, "get_entrypoint_name", None)
+    if original is None:
+        yield
+        return
+    ray_utils.get_entrypoint_name = lambda: redact(original())
+    try:
+        yield
+    finally:
+        ray_utils.get_entrypoint_name = original
 
 
 @contextmanager

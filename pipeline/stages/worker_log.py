@@ -10,6 +10,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.speech import RedactingFormatter, Sampled, guard_process
+
 __all__ = ["Message", "WorkerLogReader", "send_log_to"]
 
 Message = tuple[int, str]
@@ -21,14 +23,18 @@ _LOGGER = "lakevec"
 class _ToMeter(logging.Handler):
     def __init__(self, meter: Any) -> None:  # noqa: ANN401 - an actor handle
         super().__init__(logging.INFO)
+        self.setFormatter(RedactingFormatter())
+        self.addFilter(Sampled())
         self._meter = meter
 
     def emit(self, record: logging.LogRecord) -> None:
+        # Redacted here: only this process knows the secrets that it was given, and Ray may log what is sent.
         self._meter.say.remote((record.levelno, self.format(record)))
 
 
 def send_log_to(meter: Any) -> None:  # noqa: ANN401 - an actor handle
     """From now on hand this process's log to `meter` (`stages.meter`)."""
+    guard_process()
     logger = logging.getLogger(_LOGGER)
     logger.setLevel(logging.INFO)
     logger.addHandler(_ToMeter(meter))

@@ -13,6 +13,7 @@ from pipeline.config import VectorSpec
 from pipeline.errors import RejectCode
 from pipeline.index.parts import write_parts
 from pipeline.outcomes import COST_FIELDS
+from pipeline.redaction import redacted_errors
 from pipeline.schema import PART_ROW
 from pipeline.storage import Store
 
@@ -51,6 +52,7 @@ class WriteSettings:
     metadata: dict[str, str]
 
 
+@redacted_errors
 def write_outcomes(outcomes: pa.Table, settings: WriteSettings) -> pa.Table:
     """Write `outcomes` as parts; returns one row of `RECEIPT`, none for no outcomes."""
     if outcomes.num_rows == 0:

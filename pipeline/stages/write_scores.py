@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipeline.index.commits import Table
 from pipeline.index.digest import ids_digest
 from pipeline.index.parquet import write_file
+from pipeline.redaction import redacted_errors
 from pipeline.rerank.schema import SCORES
 from pipeline.stages.write import RECEIPT, receipt_facts
 from pipeline.storage import Store
@@ -26,6 +27,7 @@ class WriteScoresSettings:
     metadata: dict[str, str]
 
 
+@redacted_errors
 def write_scores(outcomes: pa.Table, settings: WriteScoresSettings) -> pa.Table:
     """Write `outcomes` (`SCORES` and cost fields) as a part; returns one row of `RECEIPT`, none for no outcomes."""
     if outcomes.num_rows == 0:

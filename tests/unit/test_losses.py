@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 
-from pipeline.errors import ConfigError, ManifestError
+from pipeline.errors import ConfigError, ExitCode, ManifestError
 from pipeline.stages.losses import explained, listen_for_losses, root_cause
 
 LOGGER = logging.getLogger("ray.data._internal.execution.streaming_executor_state")
@@ -35,6 +36,17 @@ def test_an_actor_that_died_in_its_constructor_is_explained_by_its_text() -> Non
     assert str(found) == "no GPU\nmend it"
     assert "it blew up" in str(explained(RuntimeError("Traceback\n  File x\nOSError: it blew up")))
     assert explained(wrapped_by(ManifestError("as it is"))).exit_code == 2
+
+
+def test_a_full_disk_is_no_fault_of_items() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/out/x")
+    assert explained(wrapped_by(full)).exit_code == ExitCode.INCOMPLETE
+    assert explained(wrapped_by(OSError(errno.EIO, "Input/output error"))).exit_code == ExitCode.FAILED
+    with listen_for_losses() as losses:
+        LOGGER.error("An exception was raised", exc_info=wrapped_by(ValueError("x")))
+        assert not losses.full
+        LOGGER.error("An exception was raised", exc_info=wrapped_by(full))
+        assert losses.full
 
 
 def wrapped_by(inner: BaseException) -> BaseException:

@@ -54,5 +54,5 @@ def test_messages_are_written_once_and_in_order(worker: Remote, caplog: pytest.L
 
 def test_a_meter_keeps_so_many_messages(worker: Remote) -> None:
     for number in range(MAX_MESSAGES + 5):
-        logging.getLogger("lakevec").info("message %d", number)
+        logging.getLogger("lakevec").info(f"message {number}")
     assert len(worker.meter.read().said) == MAX_MESSAGES

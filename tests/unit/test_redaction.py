@@ -1,0 +1,188 @@
+"""Secrets are taken out of any text, whether they are known or only look like some; everything else stays."""
+
+from __future__ import annotations
+
+import base64
+import pickle
+from urllib.parse import quote, quote_plus
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import Config, FetchConfig
+from pipeline.errors import ConfigError, scrub
+from pipeline.policy import FetchPolicy
+from pipeline.redaction import (
+    HIDDEN,
+    redact,
+    redact_error,
+    redacted_errors,
+    remember_options,
+    shown_options,
+)
+from pipeline.redaction import _Known as Known
+from pipeline.storage import open_store
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test makes known would be taken out of the texts of every later one."""
+    monkeypatch.setattr("pipeline.redaction._known", Known())
+
+
+LOOKS_LIKE_ONE = {
+    "presigned": (
+        "GET https://b.s3.amazonaws.com/k?X-Amz-Algorithm=A&X-Amz-Signature=deadbeefdeadbeef failed",
+        "deadbeef",
+    ),
+    "presigned, no value": ("https://h/p?deadbeefdeadbeef", "deadbeef"),
+    "fragment": ("https://h/p#access_token=deadbeefdeadbeef", "deadbeef"),
+    "relative": ("a/b.jpg?sig=deadbeefdeadbeef: no such file", "deadbeef"),
+    "encoded": ("u=https%3A%2F%2Fh%2Fp%3FX-Amz-Signature%3Ddeadbeefdeadbeef", "deadbeef"),
+    "encoded twice": ("%253FX-Amz-Signature%3Ddeadbeefdeadbeef", "deadbeef"),
+    "in words": ("the server said X-Amz-Signature=deadbeefdeadbeef is wrong", "deadbeef"),
+    "canonical request": ("host:x\nX-Amz-Security-Token=deadbeefdeadbeef\n", "deadbeef"),
+    "userinfo": ("s3://user:deadbeef@bucket/key", "deadbeef"),
+    "userinfo with an at": ("ftp://user:dead@beef@host/key", "beef"),
+    "bearer": ("{'Authorization': 'Bearer deadbeef.deadbeef'}", "deadbeef"),
+    "bearer alone": ("sent bearer deadbeefdeadbeef", "deadbeef"),
+    "basic": ("Authorization: Basic ZGVhZDpiZWVm", "ZGVhZDpiZWVm"),
+    "key id": ("key AKIADEADBEEFDEADBEEF is unknown", "DEADBEEF"),
+    "session key id": ("(ASIADEADBEEFDEADBEEF)", "DEADBEEF"),
+    "hugging face": ("401 for hf_deadbeefDEADBEEFdead", "deadbeef"),
+    "json": ('{"aws_secret_access_key": "deadbeefdeadbeef"}', "deadbeef"),
+    "repr": ("{'password': 'deadbeefdeadbeef'}", "deadbeef"),
+    "azure": ("BlobEndpoint=https://a/;AccountName=a;account_key=deadbeefdeadbeef==", "deadbeef"),
+}
+
+
+@pytest.mark.parametrize("name", LOOKS_LIKE_ONE)
+def test_what_looks_like_a_secret(name: str) -> None:
+    text, secret = LOOKS_LIKE_ONE[name]
+    assert secret not in redact(text)
+    assert secret not in scrub(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://bucket/a?.parquet has no files",
+        "the scheme 'ftp' is not in fetch.schemes",
+        "item 7: IMAGE_UNREADABLE: broken PNG file (chunk b'\\x00')",
+        "tokens: 12, token_budget: auto, key=id",
+        "[Errno 111] Connect call failed ('127.0.0.1', 8333)",
+        "mail user@example.com about C:/x@y",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    assert redact(text) == text
+
+
+SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=8, max_size=40)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SECRETS, st.text(max_size=20), st.text(max_size=20))
+def test_a_known_secret_is_found_however_it_is_spelt(secret: str, before: str, after: str) -> None:
+    remember_options({"s3": {"secret": secret}})
+    for spelt in (secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1]):
+        assert spelt not in redact(f"{before} {spelt} {after}").replace(HIDDEN, "")
+
+
+def test_a_key_that_is_a_word_is_no_part_of_others() -> None:
+    remember_options({"s3": {"key": "minioadmin", "secret": "minioadmin7"}})
+    assert redact("minioadmin and minioadmins, xminioadmin7x") == f"{HIDDEN} and minioadmins, x{HIDDEN}x"
+
+
+def test_secrets_lie_deep_in_options() -> None:
+    options = {
+        "s3": {
+            "endpoint_url": "http://reader:endpointpass@minio:9000",
+            "client_kwargs": {"region_name": "eu-west-1", "aws_session_token": "deepsession"},
+            "config_kwargs": {"s3": {"addressing_style": "path"}, "proxies": ["http://p:proxypass@h"]},
+        },
+        "sftp": {"host": "h", "password": 12345678},
+    }
+    remember_options(options)
+    shown = str({scheme: shown_options(each) for scheme, each in options.items()})
+    assert "eu-west-1" in shown
+    assert "'addressing_style': 'path'" in shown
+    for secret in ("endpointpass", "deepsession", "proxypass", "12345678"):
+        assert secret not in shown
+        assert secret not in redact(f"it said {secret}")
+
+
+def test_the_environment_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "fromtheenvironment1")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/home/me/.aws/credentials")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "falsefalse")
+    assert redact("x fromtheenvironment1 falsefalse /home/me/.aws/credentials") == (
+        f"x {HIDDEN} falsefalse /home/me/.aws/credentials"
+    )
+
+
+def test_nothing_that_travels_shows_its_options() -> None:
+    options = {"memory": {"token": "travellingsecret"}}
+    policy = FetchPolicy.of(FetchConfig(storage_options=options), None)
+    store = open_store("memory://x", options)
+    config = Config.model_validate(
+        {
+            "manifest": {"path": "m"},
+            "output": {"path": "o"},
+            "model": {"path": "m"},
+            "fetch": {"storage_options": options},
+        }
+    )
+    for each in (policy, store, config, config.fetch):
+        assert "travellingsecret" not in repr(each)
+        assert "travellingsecret" not in str(each)
+    assert pickle.loads(pickle.dumps(policy)) == policy
+    assert pickle.loads(pickle.dumps(store)) == store
+
+
+def test_an_error_is_redacted_as_it_is_and_with_its_causes() -> None:
+    remember_options({"s3": {"secret": "errorsecret1"}})
+
+    @redacted_errors
+    def fail() -> None:
+        try:
+            raise PermissionError(13, "denied for errorsecret1", "/x/errorsecret1")
+        except PermissionError as error:
+            raise ValueError("with errorsecret1") from error
+
+    with pytest.raises(ValueError, match=HIDDEN) as caught:
+        fail()
+    cause = caught.value.__cause__
+    assert isinstance(cause, PermissionError)
+    assert cause.errno == 13
+    assert "errorsecret1" not in f"{caught.value!r} {cause!r} {cause} {cause.filename}"
+
+    @redacted_errors
+    def generate() -> object:
+        yield 1
+        raise ValueError("with errorsecret1")
+
+    made = iter(generate())  # type: ignore[call-overload]
+    assert next(made) == 1
+    with pytest.raises(ValueError, match=HIDDEN):
+        next(made)
+
+
+def test_an_error_that_is_its_own_cause_ends() -> None:
+    one, two = ValueError("a"), ValueError("b")
+    one.__cause__, two.__cause__ = two, one
+    redact_error(one)
+
+
+def test_our_own_errors_are_redacted_as_they_are_made() -> None:
+    remember_options({"s3": {"secret": "ownerrorsecret"}})
+    assert str(ConfigError("bad ownerrorsecret")) == f"bad {HIDDEN}"
+    assert str(pickle.loads(pickle.dumps(ConfigError("bad ownerrorsecret")))) == f"bad {HIDDEN}"
+
+
+def test_basic_authorization_of_a_known_pair() -> None:
+    remember_options({"http": {"auth": "reader:basicsecret"}})
+    assert "basicsecret" not in redact("reader:basicsecret")
+    pair = base64.b64encode(b"reader:basicsecret").decode()
+    assert pair not in redact(f"header {pair}")
