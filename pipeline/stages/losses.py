@@ -18,6 +18,8 @@ __all__ = ["Losses", "explained", "listen_for_losses", "no_space", "root_cause"]
 
 _OURS = re.compile(r"^pipeline\.errors\.(\w+): (.+)\Z", re.M | re.S)
 
+_OS_ERROR = re.compile(r"^(?:\w+\.)*OSError: \[Errno (\d+)\] (.*)$", re.M)
+
 _LOGGER = "ray.data._internal.execution.streaming_executor_state"
 
 
@@ -28,7 +30,7 @@ class Losses(logging.Handler):
         super().__init__(logging.ERROR)
         self._causes: Counter[str] = Counter()
         self._raised = False
-        self._full = False
+        self._full: str | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Count the root cause of one dropped block."""
@@ -37,7 +39,7 @@ class Losses(logging.Handler):
             cause = root_cause(error)
             self._causes[scrub(f"{type(cause).__name__}: {cause}")] += 1
             self._raised = self._raised or not isinstance(cause, RayError)
-            self._full = self._full or is_full(cause)
+            self._full = self._full or _full(error)
 
     @property
     def raised(self) -> bool:
@@ -45,8 +47,8 @@ class Losses(logging.Handler):
         return self._raised
 
     @property
-    def full(self) -> bool:
-        """Whether a stage could not write because there was no space: that costs no item its vector."""
+    def full(self) -> str | None:
+        """What a stage said that found no room to write, which costs no item its vector; None if none did."""
         return self._full
 
     @property
@@ -74,6 +76,15 @@ def listen_for_losses() -> Iterator[Losses]:
         logger.propagate = before[1]
 
 
+def _full(error: BaseException) -> str | None:
+    # Of what a task raised Ray Data keeps the traceback's text alone, behind an exception of its own.
+    cause = root_cause(error)
+    if is_full(cause):
+        return str(cause)
+    found = (OSError(int(number), why) for number, why in _OS_ERROR.findall(str(error)))
+    return next((str(each) for each in found if is_full(each)), None)
+
+
 def no_space(why: str) -> IncompleteError:
     """What ends a run that can write no more."""
     return IncompleteError(
@@ -99,8 +110,9 @@ def explained(error: BaseException) -> LakevecError:
     cause = root_cause(error)
     if isinstance(cause, LakevecError):
         return cause
-    if is_full(cause):
-        return no_space(str(cause))
+    full = _full(error)
+    if full is not None:
+        return no_space(full)
     text = str(error).strip()
     found = _OURS.search(text)
     kind = getattr(errors, found[1], None) if found else None

@@ -66,7 +66,7 @@ class Passes:
             if lost is None:
                 return True
             if losses.full:
-                raise no_space(losses.commonest or "no space left")
+                raise no_space(losses.full)
             _log.warning("%d items were lost with their workers (%s)", lost.items, losses.commonest)
             if number == 1 and losses.raised and not self.committer.committed and lost.items > PASS_BLOCKS[1]:
                 raise LakevecError(

@@ -37,12 +37,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(7200)]
 KILLS = int(os.environ.get("LAKEVEC_KILLS", "100"))
 """100 take about half an hour on two cores; LAKEVEC_KILLS=12 some minutes."""
 
-ITEMS_A_KILL = 30
+ITEMS_A_KILL = 60
 ITEMS = max(600, ITEMS_A_KILL * KILLS)
 """A run must outlive its kills."""
 
-BETWEEN = (0.1, 1.0)
-"""Pauses between two kills, in shares of what a run takes untouched for the items that there are for each kill."""
+BETWEEN = (0.25, 2.0)
+"""Pauses between two kills, in shares of what a run takes untouched for the items that there are for each kill.
+
+Shorter, and next to nothing would be done between them: actors and drivers need their seconds to be there again."""
 
 DRIVERS = 0.2
 """The share of kills that meet the driver: a new one needs seconds before there is anything else to kill."""

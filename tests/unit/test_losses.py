@@ -42,6 +42,11 @@ def test_a_full_disk_is_no_fault_of_items() -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "/out/x")
     assert explained(wrapped_by(full)).exit_code == ExitCode.INCOMPLETE
     assert explained(wrapped_by(OSError(errno.EIO, "Input/output error"))).exit_code == ExitCode.FAILED
+    told = (
+        "ray::map()\n  File x\nOSError: [Errno 28] No space left on device\n\nThe above was the cause of\nX: UDF failed"
+    )
+    assert explained(RuntimeError(told)).exit_code == ExitCode.INCOMPLETE
+    assert explained(RuntimeError(told.replace("28", "5"))).exit_code == ExitCode.FAILED
     with listen_for_losses() as losses:
         LOGGER.error("An exception was raised", exc_info=wrapped_by(ValueError("x")))
         assert not losses.full
