@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from typing import Any, cast
 
+from pebble.common import CONSTS
+
 from pipeline.config import MIB, DecodeConfig, InputsConfig
 from pipeline.confinement import die_with_parent, limit_resources, refuse_reaching_out
 from pipeline.errors import RejectCode, RejectError, scrub
@@ -47,6 +49,10 @@ class ChildFacts:
     peak_kib: int
 
 
+LOCK_S = 2.0
+"""What a child waits for its turn to talk, then ends. A predecessor that was killed in the middle of a message keeps
+the turn for ever, and the sooner the next one ends of that, the sooner the pool is known to be broken."""
+
 _tools: list[Equip | Read] = []
 
 
@@ -65,6 +71,7 @@ def start(equip: Equip, memory_mb: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _let_server_see_the_end()
     die_with_parent(_server_pid())
+    CONSTS.channel_lock_timeout = LOCK_S
     keep_freed_memory()
     _say_nothing()
     refuse_reaching_out()

@@ -8,7 +8,8 @@ what decoding refuses; and what it cannot survive, each after one more try alone
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+import time
+from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,6 +29,8 @@ GRACE_S = 60.0
 """What an answer may take beyond its own time: the server's start on a busy machine, the jobs before it in the queue
 once they were given up, and bytes on their way. Only a pool that lost its way keeps anybody waiting so long."""
 
+LOOK_S = 0.25  # how often it is looked whether a pool still works
+
 _KILLED = (ProcessExpired, BrokenProcessPool, RuntimeError)
 """A child that died; a pool that broke with it, as it does if the child dies while it talks; and a broken pool."""
 
@@ -38,7 +41,7 @@ class Ticket:
 
     job: MediaJob
     future: Future[ReadMedia | Refusal] | None
-    pool: ProcessPool | None
+    pool: ProcessPool
 
 
 class DecodePool:
@@ -78,15 +81,11 @@ class DecodePool:
 
     def submit(self, job: MediaJob) -> Ticket:
         """Have `job` read as soon as a child is free."""
-        try:
-            pool = self._started()
-            return Ticket(job, pool.schedule(read, args=(job,), timeout=self._limits.timeout_s), pool)
-        except _KILLED:
-            return Ticket(job, None, self._pool)
+        return self._sent(job, self._started())
 
     def result(self, ticket: Ticket) -> ReadMedia:
         """What became of the job. Raises RejectError."""
-        answer = self._answer(ticket.future)
+        answer = self._answer(ticket)
         if isinstance(answer, _Lost) and answer.pool_is_lost:
             self._forget(ticket.pool)
         if isinstance(answer, _Lost) or (isinstance(answer, Refusal) and answer.code is RejectCode.DECODE_MEMORY):
@@ -101,23 +100,36 @@ class DecodePool:
     def _alone(self, job: MediaJob) -> ReadMedia | Refusal | _Lost:
         pool = self._new(1)
         try:
-            return self._answer(pool.schedule(read, args=(job,), timeout=self._limits.timeout_s))
-        except _KILLED:
-            return _Lost(RejectCode.DECODER_CRASHED, None, pool_is_lost=True)
+            return self._answer(self._sent(job, pool))
         finally:
             _end(pool)
 
-    def _answer(self, future: Future[ReadMedia | Refusal] | None) -> ReadMedia | Refusal | _Lost:
-        if future is None:
+    def _sent(self, job: MediaJob, pool: ProcessPool) -> Ticket:
+        try:
+            return Ticket(job, pool.schedule(read, args=(job,), timeout=self._limits.timeout_s), pool)
+        except _KILLED:
+            return Ticket(job, None, pool)
+
+    def _answer(self, ticket: Ticket) -> ReadMedia | Refusal | _Lost:
+        if ticket.future is None or not self._wait(ticket.future, ticket.pool):
             return _Lost(RejectCode.DECODER_CRASHED, None, pool_is_lost=True)
         try:
-            return future.result(self._limits.timeout_s + GRACE_S)
+            return ticket.future.result()
         except TimeoutError:
-            return _Lost(RejectCode.DECODE_TIMEOUT, None, pool_is_lost=not future.done())
+            return _Lost(RejectCode.DECODE_TIMEOUT, None, pool_is_lost=False)
         except ProcessExpired as error:
             return _Lost(RejectCode.DECODER_CRASHED, error.exitcode, pool_is_lost=False)
         except _KILLED:
             return _Lost(RejectCode.DECODER_CRASHED, None, pool_is_lost=True)
+
+    def _wait(self, future: Future[ReadMedia | Refusal], pool: ProcessPool) -> bool:
+        """Whether the answer came, before its pool broke and within any time that it could take."""
+        until = time.monotonic() + self._limits.timeout_s + GRACE_S
+        while not wait([future], LOOK_S).done:
+            # A pool that breaks tells those it knows of; a job that it was just being told of waits for ever.
+            if not pool.active or time.monotonic() > until:
+                return future.done()
+        return True
 
     def _started(self) -> ProcessPool:
         with self._lock:
@@ -131,10 +143,10 @@ class DecodePool:
             max_workers=processes, initializer=start, initargs=(self._equip, self._limits.memory_mb), context=context
         )
 
-    def _forget(self, pool: ProcessPool | None) -> None:
+    def _forget(self, pool: ProcessPool) -> None:
         """Give up `pool`, which is broken; the jobs that it still had are tried one by one, alone."""
         with self._lock:
-            if pool is not None and pool is self._pool:
+            if pool is self._pool:
                 _end(pool)
                 self._pool = None
 
