@@ -42,11 +42,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ChildFacts:
-    """What a child is: whether the kernel keeps it off the network, its process id, and its own resident bytes."""
+    """What a child is, and what it took so far: the most resident memory, and CPU time.
+
+    `has_no_network`: whether the kernel keeps it off, rather than a hook.
+    """
 
     has_no_network: bool
     pid: int
     peak_kib: int
+    cpu_s: float
 
 
 LOCK_S = 2.0
@@ -58,10 +62,10 @@ _tools: list[Equip | Read] = []
 
 def equip_drafter(inputs: InputsConfig, limits: DecodeConfig) -> Read:
     """How media are read in earnest. Raises ConfigError."""
-    from pipeline.decode.image import limit_texts
+    from pipeline.decode.image import settle_limits
     from pipeline.drafting import Drafter
 
-    limit_texts(limits.max_metadata_bytes)
+    settle_limits(limits)
     return Drafter(inputs, limits).read
 
 
@@ -97,8 +101,9 @@ def child_facts() -> ChildFacts:
     import resource
 
     _reader()
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return ChildFacts(_server("HAS_NO_NETWORK", default=False), os.getpid(), peak_kib)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    has_no_network: bool = _server("HAS_NO_NETWORK", default=False)
+    return ChildFacts(has_no_network, os.getpid(), used.ru_maxrss, used.ru_utime + used.ru_stime)
 
 
 def _reader() -> Read:

@@ -27,7 +27,7 @@ from pipeline.decode.native import DAMAGE, translated
 from pipeline.errors import RejectCode, RejectError
 from pipeline.sniff import MediaFormat, sniff
 
-__all__ = ["Picture", "decode_image", "image_size", "limit_texts", "resize_image"]
+__all__ = ["Picture", "decode_image", "image_size", "resize_image", "settle_limits"]
 
 Picture = Image.Image | NDArray[np.uint8]
 """A decoded picture: a Pillow image in mode RGB, or uint8[h, w, 3] where the decoder gave that at once."""
@@ -93,10 +93,14 @@ def decode_image(data: bytes, *, exif: bool, limits: DecodeConfig = DEFAULT_LIMI
             return _to_rgb(image if turn is None else image.transpose(turn))
 
 
-def limit_texts(max_bytes: int) -> None:
-    """Let Pillow, in this process, unpack texts and profiles of up to `max_bytes` each, and of 16 times that in all."""
-    PngImagePlugin.MAX_TEXT_CHUNK = max_bytes
-    PngImagePlugin.MAX_TEXT_MEMORY = 16 * max_bytes
+def settle_limits(limits: DecodeConfig) -> None:
+    """Give Pillow's own limits, which are the process's, the values of `limits`.
+
+    They also hold where it meets a size only while it reads. Of texts, four as large as one may be are allowed in all.
+    """
+    Image.MAX_IMAGE_PIXELS = max(1, limits.max_image_pixels // 2)  # it refuses beyond twice that, and else warns
+    PngImagePlugin.MAX_TEXT_CHUNK = limits.max_metadata_bytes
+    PngImagePlugin.MAX_TEXT_MEMORY = 4 * limits.max_metadata_bytes
 
 
 def image_size(picture: Picture) -> tuple[int, int]:
@@ -144,7 +148,8 @@ def _open(data: bytes, found: MediaFormat, limits: DecodeConfig) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=[_PILLOW_NAMES[found]])
     except Image.DecompressionBombError as error:
-        raise RejectError(RejectCode.IMAGE_TOO_LARGE, str(error)) from None
+        said = str(error).partition(",")[0]
+        raise RejectError(RejectCode.IMAGE_TOO_LARGE, f"{said}; see decode.max_image_pixels") from None
     except ValueError as error:
         if _TEXT_LIMITS not in str(error):
             raise
@@ -163,7 +168,7 @@ def _open(data: bytes, found: MediaFormat, limits: DecodeConfig) -> Image.Image:
 
 def _check_pixels(width_px: int, height_px: int, limits: DecodeConfig) -> None:
     if width_px * height_px > limits.max_image_pixels:
-        detail = f"{width_px}×{height_px} px is more than {limits.max_image_pixels} px in all"
+        detail = f"{width_px}×{height_px} px is more than decode.max_image_pixels: {limits.max_image_pixels}"
         raise RejectError(RejectCode.IMAGE_TOO_LARGE, detail)
 
 

@@ -34,10 +34,10 @@ def test_a_bomb_costs_a_second_and_a_quarter_of_a_gigabyte_at_most(name: str) ->
     # A fresh child for each: what one of them takes at most is told by the kernel, and only ever grows.
     with DecodePool(partial(equip_drafter, InputsConfig(), DecodeConfig())) as pool:
         before = pool.check().result()
-        began = time.process_time(), time.monotonic()
+        began = time.monotonic()
         with pytest.raises(RejectError) as caught:
             pool.result(pool.submit(job))
-        took_s = time.monotonic() - began[1]
+        took_s = time.monotonic() - began
         after = pool.check().result()
     print(
         f"{name}: {len(data)} bytes, {caught.value.code} ({caught.value.detail}), {took_s:.2f} s,"
@@ -46,4 +46,5 @@ def test_a_bomb_costs_a_second_and_a_quarter_of_a_gigabyte_at_most(name: str) ->
     assert caught.value.code in TOLD | MERELY_DAMAGED
     assert after.pid == before.pid
     assert after.peak_kib - before.peak_kib < LIMIT_KIB
-    assert took_s < LIMIT_S
+    # By the clock it is as much on a machine that has nothing else to do.
+    assert after.cpu_s - before.cpu_s < LIMIT_S
