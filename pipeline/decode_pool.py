@@ -20,7 +20,7 @@ from pebble import ProcessExpired, ProcessPool
 from pipeline.config import DecodeConfig
 from pipeline.decode_child import ChildFacts, Equip, Refusal, child_facts, read, start
 from pipeline.decode_launch import LaunchContext
-from pipeline.errors import RejectCode, RejectError
+from pipeline.errors import LakevecError, RejectCode, RejectError
 from pipeline.media_job import MediaJob, ReadMedia
 
 __all__ = ["DecodePool", "Ticket"]
@@ -28,6 +28,8 @@ __all__ = ["DecodePool", "Ticket"]
 GRACE_S = 60.0
 """What an answer may take beyond its own time: the server's start on a busy machine, the jobs before it in the queue
 once they were given up, and bytes on their way. Only a pool that lost its way keeps anybody waiting so long."""
+
+START_ATTEMPTS = 3  # a first child may be killed from outside, as any other
 
 LOOK_S = 0.25  # how often it is looked whether a pool still works
 
@@ -57,6 +59,7 @@ class DecodePool:
         self._context = LaunchContext()
         self._pool: ProcessPool | None = None
         self._lock = threading.Lock()
+        self._is_proven = False
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +83,11 @@ class DecodePool:
         return future
 
     def submit(self, job: MediaJob) -> Ticket:
-        """Have `job` read as soon as a child is free."""
+        """Have `job` read as soon as a child is free.
+
+        Raises, with the first job, ConfigError if children cannot be equipped, LakevecError if none starts here.
+        """
+        self._prove()
         return self._sent(job, self._started())
 
     def result(self, ticket: Ticket) -> ReadMedia:
@@ -96,6 +103,21 @@ class DecodePool:
         if isinstance(answer, _Lost):
             raise RejectError(answer.code, answer.detail(self._limits))
         return answer
+
+    def _prove(self) -> None:
+        """Where no child ever starts, that is the machine's fault and not one item's after another."""
+        for attempt in range(START_ATTEMPTS):
+            if self._is_proven:
+                return
+            future = self.check()
+            try:
+                wait([future], GRACE_S)
+                future.result(0)
+                self._is_proven = True
+            except (*_KILLED, TimeoutError) as error:
+                self._forget(self._started())
+                if attempt + 1 == START_ATTEMPTS:
+                    raise LakevecError(f"no decoding process starts here: {error or type(error).__name__}") from error
 
     def _alone(self, job: MediaJob) -> ReadMedia | Refusal | _Lost:
         pool = self._new(1)

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import DecodeConfig
+from pipeline.decode_child import Read
 from pipeline.decode_launch import LaunchContext
 from pipeline.decode_pool import DecodePool
-from pipeline.errors import RejectError
+from pipeline.errors import ConfigError, LakevecError, RejectError
 from pipeline.preparation import Preparation
 from tests.fixtures.harmful import harmful, items
 from tests.fixtures.jobs import ROOT
@@ -100,6 +101,21 @@ def test_the_reject_of_a_dead_child_says_how_it_died() -> None:
         assert detail(pool, b"segfault") == "the decoding process died of it twice, the last time by signal 11"
         assert detail(pool, b"hang") == "twice not done within 2 s"
         assert detail(pool, b"defect") == "ZeroDivisionError: a defect of ours"
+
+
+def unable() -> Read:
+    raise ConfigError("nothing to decode with")
+
+
+def test_children_that_cannot_be_equipped_are_no_item_s_fault() -> None:
+    with DecodePool(unable, LIMITS) as pool, pytest.raises(ConfigError, match="nothing to decode with"):
+        outcomes(pool, [b"1"])
+
+
+def test_where_no_child_starts_the_job_ends_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.decode_pool.start", unable)
+    with DecodePool(harmful, LIMITS) as pool, pytest.raises(LakevecError, match="no decoding process starts here"):
+        outcomes(pool, [b"1"])
 
 
 def test_texts_start_no_child(started: list[BaseProcess]) -> None:
