@@ -28,7 +28,16 @@ import pyarrow.parquet as pq
 
 from benchmarks.null_stages import HIDDEN_DIM, NullEncodeStage, null_encoder, prepare_block, start_preparer
 from pipeline.checkpoint import resolve_checkpoint
-from pipeline.config import MIB, FetchConfig, InputsConfig, ModelConfig, ResourcesConfig, RunConfig, VectorSpec
+from pipeline.config import (
+    MIB,
+    DecodeConfig,
+    FetchConfig,
+    InputsConfig,
+    ModelConfig,
+    ResourcesConfig,
+    RunConfig,
+    VectorSpec,
+)
 from pipeline.manifest.work import to_work_table
 from pipeline.policy import FetchPolicy
 from pipeline.stages.chain import Chain, ReceiptStream, Step, build_chain
@@ -128,7 +137,9 @@ def _chain(folder: Path, store: Store, preparers: int) -> Chain:
     run, specs = RunConfig(), (VectorSpec(),)
     policy = FetchPolicy.of(FetchConfig(schemes=("file",), local_roots=(str(folder),)))
     window_bytes = int(run.window_mb * MIB)
-    prepare = PrepareSettings(model, identity, InputsConfig(dedupe=False), policy, window_bytes, run.window_tokens)
+    prepare = PrepareSettings(
+        model, identity, InputsConfig(dedupe=False), policy, DecodeConfig(), window_bytes, run.window_tokens
+    )
     return Chain(
         prepare=Step(PrepareStage, prepare),
         encode=Step(NullEncodeStage, EncodeSettings(model, identity, specs, (), False, "cpu")),

@@ -8,7 +8,7 @@ windows; only Ray is not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.decode.fast_resize import resize_fast
 from pipeline.decode.image import decode_image, resize_image
 from pipeline.decode.resize import resize_frame
 from pipeline.decode.video import probe_video, read_frames
+from pipeline.errors import RejectError
 from pipeline.fetch import Fetcher
 from pipeline.heap import keep_freed_memory
 from pipeline.manifest.work import from_work_table, to_work_table
@@ -31,7 +32,7 @@ from pipeline.prepare import Preparer, content_hash
 from pipeline.stages.prepare import windows
 from pipeline.template import CONTROL_IDS, compose
 from pipeline.tokenizer import PromptTokenizer
-from pipeline.types import LoadedItem, Media, MediaKind, MediaRef, WorkItem
+from pipeline.types import LoadedItem, Media, MediaKind, MediaRef, Prepared, WorkItem
 from pipeline.visuals import draft_file
 from pipeline.window import pack_window, unpack_window
 
@@ -115,7 +116,7 @@ def _stage(cell: Cell, preparer: Preparer) -> Work:
 
     def work() -> tuple[int, str]:
         loaded = fetcher.load_many(from_work_table(block))
-        made = windows(block, loaded, preparer.prepare, int(run.window_mb * 2**20), run.window_tokens)
+        made = windows(block, _in_process(loaded, preparer), int(run.window_mb * 2**20), run.window_tokens)
         digest, size = hashlib.sha256(), 0
         for window in made:
             size += window.nbytes
@@ -123,6 +124,17 @@ def _stage(cell: Cell, preparer: Preparer) -> Work:
         return size, digest.hexdigest()
 
     return work
+
+
+def _in_process(
+    loaded: Iterator[tuple[WorkItem, LoadedItem | RejectError]], preparer: Preparer
+) -> Iterator[tuple[WorkItem, Prepared | RejectError]]:
+    """Prepared here, where one process's time is measured: `decode_child.py` measures what a child costs."""
+    for item, got in loaded:
+        try:
+            yield item, got if isinstance(got, RejectError) else preparer.prepare(got)
+        except RejectError as error:
+            yield item, error
 
 
 def _work(number: int, item: Item) -> WorkItem:

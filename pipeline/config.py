@@ -20,6 +20,7 @@ from pipeline.redaction import redact, remember_options, shown_options
 __all__ = [
     "MIB",
     "Config",
+    "DecodeConfig",
     "FetchConfig",
     "IdentityMode",
     "ImageConfig",
@@ -207,6 +208,44 @@ class FetchConfig(Section):
     retries: int = Field(default=5, ge=0)
 
 
+class DecodeConfig(Section):
+    """What one item's media may cost to decode. No limit alters a vector, so none of them is fingerprinted.
+
+    An item that passes one of them is a reject with a code of its own; to try it again under higher limits, name that
+    code in `run.retry`.
+    """
+
+    timeout_s: float = Field(
+        default=120,
+        gt=0,
+        description="for one item, by the wall clock; then its process is killed. What takes long and is sound: 64 "
+        "places of a long video in 4K, each decoded from its last keyframe",
+    )
+    memory_mb: int = Field(
+        default=4096,
+        ge=512,
+        description="MiB that decoding may take beyond what the process starts with: a file of fetch.max_bytes twice "
+        "on its way in, and the copies of the largest image",
+    )
+    max_image_pixels: int = Field(
+        default=1 << 26,
+        ge=1,
+        description="67 megapixels, 192 MiB in RGB. Pillow, and so the reference, only stops at 178,956,970",
+    )
+    max_frame_pixels: int = Field(default=1 << 26, ge=1, description="of one video frame; 8K is half of it")
+    max_packets: int = Field(
+        default=1 << 21, ge=1, description="of one video: 19 hours at 30 frames a second, and half a GiB to list them"
+    )
+    max_duration_s: float = Field(
+        default=2 * 86_400, gt=0, description="from a video's first frame to its last; beyond two days clocks lie"
+    )
+    max_metadata_bytes: int = Field(
+        default=4 * MIB,
+        ge=1024,
+        description="of an image's texts, profiles and tags, unpacked: of each compressed one, and of all tags",
+    )
+
+
 class ResourcesConfig(Section):
     """Sizes of the actor pools."""
 
@@ -260,6 +299,7 @@ class Config(Section):
     model: ModelConfig
     inputs: InputsConfig = InputsConfig()
     fetch: FetchConfig = FetchConfig()
+    decode: DecodeConfig = DecodeConfig()
     resources: ResourcesConfig = ResourcesConfig()
     run: RunConfig = RunConfig()
 

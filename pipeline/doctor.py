@@ -12,13 +12,16 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 
 from pipeline.checkpoint import Checkpoint, resolve_checkpoint
-from pipeline.config import Config
+from pipeline.config import Config, DecodeConfig, InputsConfig
+from pipeline.decode_child import equip_drafter
+from pipeline.decode_pool import DecodePool
 from pipeline.errors import ConfigError, LakevecError
 from pipeline.manifest.manifest import open_manifest
 from pipeline.quantize import check_specs
@@ -32,6 +35,9 @@ GIB = 1 << 30
 
 WORKING_BYTES = 2 * GIB
 """GPU memory wanted beside the weights: libraries' own and the activations of a small token budget."""
+
+CHILD_START_S = 60.0
+"""On an idle machine a child is there within two seconds; on one that swaps it may take this long."""
 
 _VALUE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
@@ -56,6 +62,7 @@ def diagnose(config: Config | None) -> list[Finding]:
         ("model classes", _model_classes),
         ("gpu", _gpus),
         ("heic images", _heif),
+        ("decoding", _decoding),
     ]
     if config is not None:
         checks += [
@@ -133,6 +140,17 @@ def _heif() -> list[Finding]:
     if importlib.util.find_spec("pillow_heif") is not None:
         return [Finding("heic images", True, "pillow-heif is installed")]
     return [Finding("heic images", None, "rejected as UNSUPPORTED_FORMAT", "pip install 'lakevec[heif]'")]
+
+
+def _decoding() -> list[Finding]:
+    """Whether a decoding child starts here, and who keeps it off the network."""
+    inputs, limits = InputsConfig(), DecodeConfig()
+    with DecodePool(partial(equip_drafter, inputs, limits), limits) as pool:
+        facts = pool.check().result(CHILD_START_S)
+    if facts.has_no_network:
+        return [Finding("decoding", True, "in children without a network: the kernel gave them an empty one")]
+    detail = "in children whose network is closed by FFmpeg's whitelists and an audit hook: no namespace is to be had"
+    return [Finding("decoding", None, detail, "allow unprivileged user namespaces, or give the job CAP_SYS_ADMIN")]
 
 
 def _model(config: Config) -> list[Finding]:

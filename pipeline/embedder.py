@@ -3,8 +3,9 @@
     with Embedder("Qwen/Qwen3-VL-Embedding-2B", dim=1024) as embedder:
         vectors = embedder.embed([{"text": "a red bicycle", "instruction": "Find the photo."}])
 
-Preparation runs in processes of its own; this one loads the model. Refused: malformed dictionaries (ConfigError), and
-items that cannot be fetched, decoded or encoded (`EmbedError`, naming each by its index; none is dropped silently).
+Media are decoded in processes of their own; this one loads the model. Refused: malformed dictionaries
+(ConfigError), and items that cannot be fetched, decoded or encoded (`EmbedError`, naming each by its index; none is
+dropped silently).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.checkpoint import Checkpoint, resolve_checkpoint
-from pipeline.config import FetchConfig, InputsConfig, ModelConfig, VectorSpec
+from pipeline.config import DecodeConfig, FetchConfig, InputsConfig, ModelConfig, VectorSpec
 from pipeline.errors import NON_FINITE_DETAIL, LakevecError
 from pipeline.front_door import (
     SLAB_ITEMS,
@@ -31,7 +32,7 @@ from pipeline.front_door import (
 )
 from pipeline.models.encoder import Encoder
 from pipeline.official import OfficialItem, parse_item
-from pipeline.prepare_pool import ITEM, embed_makers
+from pipeline.prepare_pool import ITEM, PreparePool, embed_makers
 from pipeline.quantize import check_specs, quantize
 from pipeline.types import Prepared, Reject
 
@@ -61,24 +62,23 @@ class Embedder(FrontDoor[Prepared, Encoder]):
         device: str = "auto",
         inputs: InputsConfig | None = None,
         fetch: FetchConfig | None = None,
+        decode: DecodeConfig | None = None,
         processes: int = 1,
     ) -> None:
         """Load `model` (a folder, a Hugging Face id or `modelscope:<id>`).
 
         `dim`: MRL dim, None for the model's own. `instruction` is for items without one, over `inputs.instruction`.
         `fetch`: what may be read; by default any local path and S3, for here the caller names the files.
-        `processes`: how many prepare. Raises ConfigError.
+        `decode`: what an item's media may cost. `processes`: how many decode. Raises ConfigError.
         """
         config = named_model(model, revision, dtype)
         checkpoint = resolve_checkpoint(config)
         self._spec = VectorSpec(dim=dim, dtype="float32")
         check_specs([self._spec], checkpoint.hidden_dim)
-        super().__init__(
-            partial(embed_makers, checkpoint.folder, with_instruction(inputs or InputsConfig(), instruction)),
-            caller_policy(fetch),
-            processes,
-            partial(_load, checkpoint, config, device),
-        )
+        settled = with_instruction(inputs or InputsConfig(), instruction)
+        make = partial(embed_makers, checkpoint.folder, settled)
+        pool = PreparePool(make, settled, caller_policy(fetch), limits=decode, processes=processes)
+        super().__init__(pool, partial(_load, checkpoint, config, device))
 
     @property
     def dim(self) -> int:
@@ -120,7 +120,7 @@ class Embedder(FrontDoor[Prepared, Encoder]):
 
 
 def _load(checkpoint: Checkpoint, config: ModelConfig, device: str) -> Encoder:
-    # torch must not load with this module: preparing processes import it with the caller's main file.
+    # Only who makes an Embedder waits for torch, not who imports this module.
     from pipeline.models.qwen3_vl import load_encoder
 
     return load_encoder(checkpoint, config, device=device)

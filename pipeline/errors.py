@@ -147,6 +147,10 @@ class RejectCode(StrEnum):
     NO_VIDEO_STREAM = "NO_VIDEO_STREAM"
     TOO_FEW_FRAMES = "TOO_FEW_FRAMES"
     FRAMES_DIFFER = "FRAMES_DIFFER"
+    VIDEO_TOO_LONG = "VIDEO_TOO_LONG"
+    DECODE_TIMEOUT = "DECODE_TIMEOUT"
+    DECODER_CRASHED = "DECODER_CRASHED"
+    DECODE_MEMORY = "DECODE_MEMORY"
     OVER_LENGTH = "OVER_LENGTH"
     PREPARE_FAILED = "PREPARE_FAILED"
     CONTROL_TOKEN = "CONTROL_TOKEN"  # noqa: S105 - no password
@@ -204,7 +208,8 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
         Stage.DECODE, False, "the image is damaged or truncated", "restore the file",
     ),
     RejectCode.IMAGE_TOO_LARGE: RejectMeaning(
-        Stage.DECODE, False, "the image declares more pixels than lakevec decodes", "downscale the file",
+        Stage.DECODE, False, "an image, or a video's frame, has more pixels, scans or metadata than decode allows",
+        "downscale the file, or raise the max_… of decode that the detail names, and set run.retry",
     ),
     RejectCode.ASPECT_RATIO: RejectMeaning(
         Stage.DECODE, False, "the longer side is more than 200 times the shorter", "crop the file",
@@ -220,6 +225,22 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
     ),
     RejectCode.FRAMES_DIFFER: RejectMeaning(
         Stage.DECODE, False, "the frames of one list resize to different sizes", "give frames of one size",
+    ),
+    RejectCode.VIDEO_TOO_LONG: RejectMeaning(
+        Stage.DECODE, False, "the video has more packets than decode.max_packets, or lasts over decode.max_duration_s",
+        "cut the video, or raise the limit and set run.retry",
+    ),
+    RejectCode.DECODE_TIMEOUT: RejectMeaning(
+        Stage.DECODE, True, "decoding did not end within decode.timeout_s, alone on a second try either",
+        "look at the file; raise decode.timeout_s for long videos; run again",
+    ),
+    RejectCode.DECODER_CRASHED: RejectMeaning(
+        Stage.DECODE, True, "the decoding process died of this item, alone on a second try too",
+        "report the file; leave it out",
+    ),
+    RejectCode.DECODE_MEMORY: RejectMeaning(
+        Stage.DECODE, False, "decoding needs more memory than decode.memory_mb",
+        "downscale the file, or raise decode.memory_mb and set run.retry",
     ),
     RejectCode.OVER_LENGTH: RejectMeaning(
         Stage.PREPARE, False, "the item's visual tokens alone pass inputs.max_length",

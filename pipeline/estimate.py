@@ -79,7 +79,7 @@ def estimate(
 ) -> Estimate:
     """Sample `plan`'s work list (written to `store`): evenly spaced items, in random order, for `max_s` at most.
 
-    `load_many` is `Fetcher.load_many`, `prepare` is `Preparer.prepare`.
+    `load_many` is `Fetcher.load_many`, `prepare` is `Preparation.one` with a `Preparer`.
     """
     started = time.monotonic()
     text: list[int] = []

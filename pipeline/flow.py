@@ -122,7 +122,13 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
     committer = Committer(claim, summary.tally, run.info, config.run.commit_interval_s)
     window_bytes = int(config.run.window_mb * MIB)
     prepare = PrepareSettings(
-        run.model, run.checkpoint.identity, config.inputs, run.policy, window_bytes, config.run.window_tokens
+        run.model,
+        run.checkpoint.identity,
+        config.inputs,
+        run.policy,
+        config.decode,
+        window_bytes,
+        config.run.window_tokens,
     )
     encode = EncodeSettings(
         run.model,

@@ -1,4 +1,4 @@
-"""What the library's classes have in common: a loaded model beside the processes that prepare for it.
+"""What the library's classes have in common: a loaded model beside the processes that decode for it.
 
 In: how to prepare, what may be read, how to load. Out: a pool and a model that are ready together. Refused
 (ConfigError): a config that cannot be, a tokenizer or weights that do not fit, any use after `close`.
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pipeline.config import FetchConfig, InputsConfig, ModelConfig
 from pipeline.errors import ConfigError, RejectCode, scrub
 from pipeline.policy import FetchPolicy
-from pipeline.prepare_pool import Made, Makers, PreparePool
+from pipeline.prepare_pool import Made, PreparePool
 from pipeline.types import Reject
 
 __all__ = [
@@ -50,14 +50,12 @@ Inputs = TypeVar("Inputs", bound=InputsConfig)
 class FrontDoor(Generic[Made, Model]):
     """A model ready for requests. Use it as a context manager, or `close` it."""
 
-    def __init__(
-        self, equip: Callable[[], Makers[Made]], policy: FetchPolicy, processes: int, load: Callable[[], Model]
-    ) -> None:
-        """`equip`, `policy`, `processes`: see `PreparePool`. Raises ConfigError."""
+    def __init__(self, pool: PreparePool[Made], load: Callable[[], Model]) -> None:
+        """Raises ConfigError, `pool` then closed."""
         self._closed = False
-        self._pool = PreparePool(equip, policy, processes)
+        self._pool = pool
         try:
-            # The other process reads its tokenizer while this one reads the weights.
+            # A thread reads the tokenizer while this one reads the weights.
             checked = self._pool.check()
             self._model = load()
             checked.result()
@@ -71,7 +69,7 @@ class FrontDoor(Generic[Made, Model]):
         return self._model.device
 
     def close(self) -> None:
-        """Stop the preparing processes; after that every request is refused."""
+        """End the decoding processes; after that every request is refused."""
         self._closed = True
         self._pool.close()
 

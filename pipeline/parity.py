@@ -60,7 +60,9 @@ def run_parity(model_path: str, *, revision: str | None = None) -> list[ParityRo
 
 
 def _prepared(checkpoint: Checkpoint) -> list[Prepared]:
-    pool = PreparePool(partial(embed_makers, checkpoint.folder, InputsConfig()), FetchPolicy.of(FetchConfig()))
+    inputs = InputsConfig()
+    make = partial(embed_makers, checkpoint.folder, inputs)
+    pool = PreparePool(make, inputs, FetchPolicy.of(FetchConfig()))
     try:
         pool.check().result()
         results = pool.prepare([(ITEM, as_item(sample)) for sample in SAMPLES])

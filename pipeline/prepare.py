@@ -2,82 +2,86 @@
 
 In: a `LoadedItem` (texts and media bytes). Out: `Prepared`. Refused, as RejectError: what decoding refuses, and items
 that no allowed cut brings under `inputs.max_length`.
+
+Two halves, since they belong in two processes: `job` says what is to be decoded and `finish` makes the prompt of what
+was. Neither meets a decoder; between them stands whoever reads the job (`pipeline.decode_pool`, or `prepare` here).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pipeline.config import InputsConfig
-from pipeline.drafting import Drafter, assemble
+from pipeline.assembly import CONTENT_HASH_CHARS, NO_MEDIA, assemble, content_hash, media_job, sampling_of
+from pipeline.config import DecodeConfig, InputsConfig
+from pipeline.decode.fast_resize import check_fast_resize
+from pipeline.media_job import MediaJob, ReadMedia
 from pipeline.template import compose, in_prompt_order, resolve_instruction, user_text
 from pipeline.tokenizer import PromptTokenizer
-from pipeline.types import LoadedItem, LoadedMedia, MediaKind, Prepared
+from pipeline.types import LoadedItem, MediaKind, Prepared
+
+if TYPE_CHECKING:
+    from pipeline.drafting import Drafter
 
 __all__ = ["CONTENT_HASH_CHARS", "Preparer", "content_hash"]
 
-CONTENT_HASH_CHARS = 32
-"""128 bits of the SHA-256 in hex: two of 2^48 items share them with a chance below 2^-32."""
-
 
 class Preparer:
-    """Prepares items under one `inputs` config. Imports neither torch nor a decoder of its own.
+    """Prepares items under one `inputs` config. Imports neither torch nor, until `prepare` is called, a decoder.
 
     Raises ConfigError if the config asks for a resizer that is not installed.
     """
 
-    def __init__(self, tokenizer: PromptTokenizer, inputs: InputsConfig) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, inputs: InputsConfig, limits: DecodeConfig | None = None) -> None:
+        if inputs.image.resize == "fast":
+            check_fast_resize()
         self._tokenizer = tokenizer
         self._inputs = inputs
-        self._drafter = Drafter(inputs)
+        self._limits = limits
+        self._drafter: Drafter | None = None
 
     def prepare(self, item: LoadedItem) -> Prepared:
-        """`item`, ready for the encoder. Raises RejectError; every other exception is a bug.
+        """`item`, ready for the encoder, decoded in this process: for items that are trusted not to kill it.
 
-        The prompt is tokenised before video files are decoded, so that one too long costs no decoding.
+        Raises RejectError; every other exception is a bug.
         """
+        job = self.job(item)
+        if job is None:
+            return self.finish(item, NO_MEDIA)
+        if self._drafter is None:
+            # Decoders are for processes that decode, and most that prepare leave it to a child.
+            from pipeline.drafting import Drafter
+
+            self._drafter = Drafter(self._inputs, self._limits)
+        return self.finish(item, self._drafter.read(job))
+
+    def job(self, item: LoadedItem) -> MediaJob | None:
+        """What of `item` has to be decoded; None for an item of text alone."""
+        if not item.media:
+            return None
+        inputs = self._inputs
+        media = in_prompt_order(item.media)
+        room_tokens = None
+        if inputs.over_length == "truncate" and any(medium.kind is MediaKind.VIDEO for medium in media):
+            instruction = resolve_instruction(item.instruction, inputs.instruction)
+            room_tokens = inputs.max_length - self._tokenizer.count(compose(instruction, (), ""))
+        return media_job(item, media, inputs, limit_tokens=inputs.max_length, room_tokens=room_tokens)
+
+    def finish(self, item: LoadedItem, read: ReadMedia) -> Prepared:
+        """`item` with its media as they were read. Raises RejectError."""
         inputs = self._inputs
         media = in_prompt_order(item.media)
         instruction = resolve_instruction(item.instruction, inputs.instruction)
         text = user_text(item.texts, has_media=bool(media))
-        drafts = self._drafter.drafts(item, media, inputs.max_length)
-        shrunk = False
-        if inputs.over_length == "truncate" and any(medium.kind is MediaKind.VIDEO for medium in media):
-            frame_tokens = self._tokenizer.count(compose(instruction, (), ""))
-            drafts, shrunk = self._drafter.fitted(drafts, inputs.max_length - frame_tokens)
         encoded = self._tokenizer.encode(
-            compose(instruction, [draft.slot for draft in drafts], text),
+            compose(instruction, [medium.slot for medium in read.media], text),
             max_length=inputs.max_length,
             over_length=inputs.over_length,
             control_tokens=inputs.control_tokens,
         )
         return assemble(
             item,
-            drafts,
+            read,
             encoded.input_ids,
-            truncated=encoded.truncated or shrunk,
-            content_hash=content_hash(text, instruction, media, self._drafter.sampling(item)),
+            truncated=encoded.truncated or read.shrunk,
+            content_hash=content_hash(text, instruction, media, sampling_of(item, inputs)),
         )
-
-
-def content_hash(text: str, instruction: str, media: Sequence[LoadedMedia], sampling: tuple[float, int]) -> str:
-    """Hex of 128 bits of SHA-256 over what decides an item's vector under one config.
-
-    `text` is the user's whole text, `instruction` the resolved one, `media` in prompt order; `sampling` (fps,
-    max_frames) counts only where there is a video file. Every part is preceded by its length.
-    """
-    digest = hashlib.sha256()
-
-    def add(part: bytes) -> None:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-
-    add(text.encode("utf-8", "replace"))
-    add(instruction.encode("utf-8", "replace"))
-    for medium in media:
-        add(medium.kind.encode())
-        add(repr(sampling if medium.kind is MediaKind.VIDEO else len(medium.blobs)).encode())
-        for blob in medium.blobs:
-            add(blob)
-    return digest.hexdigest()[:CONTENT_HASH_CHARS]

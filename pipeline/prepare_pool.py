@@ -1,28 +1,32 @@
-"""Preparation in processes of its own, for callers that hold the model: torch and decoding never share a process.
+"""Preparation beside a model: files are read and prompts made in the model's process, media decoded in children.
 
-In: official items, each with its role. Out: for each, in order, what the processes' maker makes of that role, or a
-`Reject` (its id is the item's index). An item that kills its process is tried once more, alone, and then rejected as
-`WORKER_CRASHED`; no other item is lost with it.
+In: official items, each with its role. Out: for each, in order, what the maker of that role makes of it, or a `Reject`
+(its id is the item's index). An item that kills its child is tried once more, alone, and then rejected
+(`pipeline.decode_pool`); no other item is lost with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from loky.process_executor import ProcessPoolExecutor
-
-from pipeline.config import InputsConfig
-from pipeline.errors import RejectCode, RejectError
+from pipeline.config import DecodeConfig, InputsConfig
+from pipeline.decode_child import equip_drafter
+from pipeline.decode_pool import DecodePool
+from pipeline.errors import RejectError
 from pipeline.fetch import Fetcher
-from pipeline.heap import keep_freed_memory
 from pipeline.official import OfficialItem
 from pipeline.policy import FetchPolicy
+from pipeline.preparation import Maker, Preparation
+from pipeline.prepare import Preparer
 from pipeline.rerank.config import RerankInputs
 from pipeline.rerank.pair import RerankHalf
+from pipeline.rerank.prepare import RerankPreparer
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, LoadedMedia, Prepared, Reject
 
@@ -31,10 +35,13 @@ __all__ = ["DOCUMENT", "ITEM", "QUERY", "Makers", "PreparePool", "Task", "embed_
 ITEM, QUERY, DOCUMENT = "item", "query", "document"
 """Roles: an embedder's only one, and the two of a reranker."""
 
+READERS = 8
+"""Items whose files are read at the same time, and ahead of their turn."""
+
 Made = TypeVar("Made")
 
-Makers = Mapping[str, Callable[[LoadedItem], Made]]
-"""How an item of each role is prepared; all may raise RejectError."""
+Makers = Mapping[str, Maker[Made]]
+"""How an item of each role is prepared."""
 
 Task = tuple[str, OfficialItem]
 """A role and an item of it."""
@@ -42,117 +49,74 @@ Task = tuple[str, OfficialItem]
 
 def embed_makers(folder: Path, inputs: InputsConfig) -> Makers[Prepared]:
     """How an embedder's items are prepared; `folder` has its tokenizer. Raises ConfigError."""
-    # Only the preparing process loads decoders, and this module is imported beside the model too.
-    from pipeline.prepare import Preparer
-
-    return {ITEM: Preparer(PromptTokenizer(folder), inputs).prepare}
+    return {ITEM: Preparer(PromptTokenizer(folder), inputs)}
 
 
 def rerank_makers(folder: Path, inputs: RerankInputs) -> Makers[RerankHalf]:
     """How a reranker's queries and documents are prepared; `folder` has its tokenizer. Raises ConfigError."""
-    from pipeline.rerank.prepare import RerankPreparer
-
-    preparer = RerankPreparer(PromptTokenizer(folder, "reranker"), inputs)
-    return {QUERY: preparer.query, DOCUMENT: preparer.document}
+    makers = RerankPreparer(PromptTokenizer(folder, "reranker"), inputs).makers
+    return {QUERY: makers["query"], DOCUMENT: makers["document"]}
 
 
 class PreparePool(Generic[Made]):
-    """`processes` worker processes, started with the first item and stopped by `close`."""
+    """Makers, a fetcher, and `processes` children that decode, started with the first medium; `close` ends them."""
 
-    def __init__(self, equip: Callable[[], Makers[Made]], policy: FetchPolicy, processes: int = 1) -> None:
-        """`equip` travels to each process and is called there, once; `policy`: what may be read."""
-        self._equip = equip
-        self._policy = policy
-        self._processes = processes
-        self._executor: ProcessPoolExecutor | None = None
+    def __init__(
+        self,
+        make: Callable[[], Makers[Made]],
+        inputs: InputsConfig,
+        policy: FetchPolicy,
+        *,
+        limits: DecodeConfig | None = None,
+        processes: int = 1,
+    ) -> None:
+        """`make` is called once, beside the first item's files; `inputs` as it has them; `policy`: what may be read."""
+        self._make = make
+        self._fetcher = Fetcher(policy)
+        limits = limits or DecodeConfig()
+        self._pool = DecodePool(partial(equip_drafter, inputs, limits), limits, processes)
+        self._threads = ThreadPoolExecutor(READERS + 1, thread_name_prefix="prepare")
+        self._makers: Future[Makers[Made]] | None = None
 
-    def check(self) -> Future[None]:
-        """Start a process and load the tokenizer there; the future raises ConfigError if it is not the model's."""
-        future: Future[None] = self._started().submit(_check)
-        return future
+    def check(self) -> Future[Makers[Made]]:
+        """Load the tokenizer in a thread; the future raises ConfigError if it is not the model's."""
+        if self._makers is None:
+            self._makers = self._threads.submit(self._make)
+        return self._makers
 
     def prepare(self, tasks: Sequence[Task]) -> list[Made | Reject]:
         """What came of each of `tasks`, in order; a reject's id is the index in `tasks`."""
-        futures = [self._submit(index, task) for index, task in enumerate(tasks)]
-        results = [_result(future) for future in futures]
-        # Whoever broke the pool, all that was in it is lost: once it is idle, each is tried where it can hurt no other.
-        return [self._alone(index, tasks[index]) if result is None else result for index, result in enumerate(results)]
+        makers = self.check().result()
+        loaded = ((index, got, makers[role]) for index, (role, got) in enumerate(self._loaded(tasks)))
+        return [
+            Reject(str(index), made.code, made.detail) if isinstance(made, RejectError) else made
+            for index, made in Preparation(self._pool).many(loaded)
+        ]
 
     def close(self) -> None:
-        """Stop the processes; the next item would start new ones."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, kill_workers=True)
-            self._executor = None
+        """End the children; the next item would start new ones."""
+        self._pool.close()
+        self._fetcher.close()
 
-    def _alone(self, index: int, task: Task) -> Made | Reject:
-        result = _result(self._submit(index, task))
-        if result is not None:
-            return result
-        self.close()
-        return Reject(str(index), RejectCode.WORKER_CRASHED, "the preparing process died of this item")
+    def _loaded(self, tasks: Sequence[Task]) -> Iterator[tuple[str, LoadedItem | RejectError]]:
+        upcoming = iter(enumerate(tasks))
+        reading: deque[tuple[str, Future[LoadedItem | RejectError]]] = deque()
+        while True:
+            for index, (role, item) in islice(upcoming, READERS - len(reading)):
+                reading.append((role, self._threads.submit(self._load, str(index), item)))
+            if not reading:
+                return
+            role, future = reading.popleft()
+            yield role, future.result()
 
-    def _submit(self, index: int, task: Task) -> Future[Made | Reject]:
+    def _load(self, item_id: str, item: OfficialItem) -> LoadedItem | RejectError:
         try:
-            future: Future[Made | Reject] = self._started().submit(_prepare, str(index), *task)
-        except BrokenProcessPool:
-            self.close()
-            future = self._started().submit(_prepare, str(index), *task)
-        return future
-
-    def _started(self) -> ProcessPoolExecutor:
-        if self._executor is None:
-            self._executor = ProcessPoolExecutor(
-                self._processes, initializer=_remember, initargs=(self._equip, self._policy), timeout=None
+            media = tuple(
+                LoadedMedia(one.kind, tuple(self._bytes(source) for source in one.sources)) for one in item.media
             )
-        return self._executor
+        except RejectError as error:
+            return error
+        return LoadedItem(item_id, item.texts, media, item.instruction, item.fps, item.max_frames)
 
-
-def _result(future: Future[Made | Reject]) -> Made | Reject | None:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return None
-
-
-class _Tools:
-    """What one preparing process keeps from item to item."""
-
-    def __init__(self, equip: Callable[[], Makers[object]], policy: FetchPolicy) -> None:
-        keep_freed_memory()
-        self.fetcher = Fetcher(policy)
-        self.makers = equip()
-
-
-_settings: list[tuple[Callable[[], Makers[object]], FetchPolicy]] = []
-_tools: list[_Tools] = []
-
-
-def _remember(equip: Callable[[], Makers[object]], policy: FetchPolicy) -> None:
-    # Loading here would break the pool without telling why; a task's exception reaches the caller.
-    _settings[:] = [(equip, policy)]
-
-
-def _ready() -> _Tools:
-    if not _tools:
-        _tools.append(_Tools(*_settings[0]))
-    return _tools[0]
-
-
-def _check() -> None:
-    _ready()
-
-
-def _prepare(item_id: str, role: str, item: OfficialItem) -> object:
-    tools = _ready()
-    try:
-        media = tuple(
-            LoadedMedia(one.kind, tuple(_bytes(tools.fetcher, source) for source in one.sources)) for one in item.media
-        )
-        loaded = LoadedItem(item_id, item.texts, media, item.instruction, item.fps, item.max_frames)
-        return tools.makers[role](loaded)
-    except RejectError as error:
-        return Reject(item_id, error.code, error.detail)
-
-
-def _bytes(fetcher: Fetcher, source: bytes | str) -> bytes:
-    return source if isinstance(source, bytes) else fetcher.fetch(source)
+    def _bytes(self, source: bytes | str) -> bytes:
+        return source if isinstance(source, bytes) else self._fetcher.fetch(source)

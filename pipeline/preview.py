@@ -6,13 +6,17 @@ Nothing is written to the output and no model is loaded.
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 
 from pipeline.config import MIB, Config
+from pipeline.decode_child import equip_drafter
+from pipeline.decode_pool import DecodePool
 from pipeline.errors import ManifestError
 from pipeline.estimate import Estimate, Spread, estimate
 from pipeline.fetch import Fetcher
 from pipeline.index.log import Log
 from pipeline.plan import Plan, make_plan
+from pipeline.preparation import Preparation
 from pipeline.prepare import Preparer
 from pipeline.render import render
 from pipeline.run import Run, continue_index, new_run_id, open_run, placed
@@ -44,12 +48,12 @@ def preview(config: Config) -> str:
             recompute=run.continuation.recompute,
             work_store=work_store,
         )
-        with Fetcher(run.policy) as fetcher:
+        with Fetcher(run.policy) as fetcher, _decode_pool(run) as pool:
             cost = estimate(
                 plan,
                 work_store,
                 load_many=fetcher.load_many,
-                prepare=_preparer(run).prepare,
+                prepare=partial(Preparation(pool).one, maker=_preparer(run)),
                 specs=config.output.vectors,
                 hidden_dim=run.checkpoint.hidden_dim,
             )
@@ -68,14 +72,18 @@ def render_item(config: Config, item_id: str) -> str:
                 item = WorkItem(
                     row.id, row.texts, row.media, row.instruction, row.fps, row.max_frames, "", batch.file, row.row, 0
                 )
-                with Fetcher(run.policy) as fetcher:
-                    prepared = _preparer(run).prepare(fetcher.load(item))
+                with Fetcher(run.policy) as fetcher, _decode_pool(run) as pool:
+                    prepared = Preparation(pool).one(fetcher.load(item), _preparer(run))
                 return render(prepared, PromptTokenizer(run.checkpoint.folder))
     raise ManifestError(f"the manifest {config.manifest.path} has no item {item_id!r}")
 
 
 def _preparer(run: Run) -> Preparer:
     return Preparer(PromptTokenizer(run.checkpoint.folder), run.config.inputs)
+
+
+def _decode_pool(run: Run) -> DecodePool:
+    return DecodePool(partial(equip_drafter, run.config.inputs, run.config.decode), run.config.decode)
 
 
 def _report(config: Config, run: Run, plan: Plan, cost: Estimate) -> str:

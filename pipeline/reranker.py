@@ -3,7 +3,7 @@
     with Reranker("Qwen/Qwen3-VL-Reranker-2B") as reranker:
         scores = reranker.score({"query": {"text": "a red bicycle"}, "documents": [{"image": "a.jpg"}, {"text": "…"}]})
 
-Preparation runs in processes of its own; this one loads the model. The query is prepared once, and computed once for
+Media are decoded in processes of their own; this one loads the model. The query is prepared once, and computed once for
 all documents that are scored together; a document that is there twice is prepared and scored once. Refused: malformed
 dictionaries (ConfigError), and queries and documents that cannot be fetched, decoded, paired or scored (`ScoreError`,
 naming each by its place; none is dropped silently).
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.checkpoint import Checkpoint, resolve_checkpoint
-from pipeline.config import FetchConfig, ModelConfig
+from pipeline.config import DecodeConfig, FetchConfig, ModelConfig
 from pipeline.errors import NON_FINITE_SCORE, LakevecError, RejectError
 from pipeline.front_door import (
     SLAB_ITEMS,
@@ -32,7 +32,7 @@ from pipeline.front_door import (
     with_instruction,
 )
 from pipeline.official import OfficialItem
-from pipeline.prepare_pool import DOCUMENT, QUERY, rerank_makers
+from pipeline.prepare_pool import DOCUMENT, QUERY, PreparePool, rerank_makers
 from pipeline.rerank.config import RerankInputs
 from pipeline.rerank.official import parse_request
 from pipeline.rerank.pair import PreparedPair, RerankHalf, pair_halves
@@ -81,22 +81,21 @@ class Reranker(FrontDoor[RerankHalf, "Qwen3VLReranker"]):
         device: str = "auto",
         inputs: RerankInputs | None = None,
         fetch: FetchConfig | None = None,
+        decode: DecodeConfig | None = None,
         processes: int = 1,
     ) -> None:
         """Load `model` (a folder, a Hugging Face id or `modelscope:<id>`).
 
         `instruction` is for requests without one, over `inputs.instruction`. `fetch`: what may be read; by default any
-        local path and S3, for here the caller names the files. `processes`: how many prepare. Raises ConfigError.
+        local path and S3, for here the caller names the files. `decode`: what an item's media may cost. `processes`:
+        how many decode. Raises ConfigError.
         """
         config = named_model(model, revision, dtype)
         checkpoint = resolve_checkpoint(config)
         self._inputs = with_instruction(inputs or RerankInputs(), instruction)
-        super().__init__(
-            partial(rerank_makers, checkpoint.folder, self._inputs),
-            caller_policy(fetch),
-            processes,
-            partial(_load, checkpoint, config, device),
-        )
+        make = partial(rerank_makers, checkpoint.folder, self._inputs)
+        pool = PreparePool(make, self._inputs, caller_policy(fetch), limits=decode, processes=processes)
+        super().__init__(pool, partial(_load, checkpoint, config, device))
 
     def score(self, request: Mapping[str, Any]) -> NDArray[np.float32]:
         """How well each document of `request` (see `pipeline.rerank.official`) answers its query.
@@ -189,7 +188,7 @@ def _bytes(pair: PreparedPair) -> int:
 
 
 def _load(checkpoint: Checkpoint, config: ModelConfig, device: str) -> Qwen3VLReranker:
-    # torch must not load with this module: preparing processes import it with the caller's main file.
+    # Only who makes a Reranker waits for torch, not who imports this module.
     from pipeline.models.reranker import load_reranker
 
     return load_reranker(checkpoint, config, device=device)

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import budget
-from pipeline.config import InputsConfig
+from pipeline.config import DecodeConfig, InputsConfig
 from pipeline.decode.image import decode_image, image_size, resize_image
+from pipeline.decode.limits import DEFAULT_LIMITS
 from pipeline.decode.resize import resize_frame
 from pipeline.decode.video import VideoProbe, probe_video, read_frames
 from pipeline.errors import RejectCode, RejectError
 from pipeline.sampling import FrameSample, list_sample, patch_times, sample_video
-from pipeline.template import VisualSlot
 from pipeline.types import MediaKind, Visual
 
 __all__ = ["FileDraft", "StillDraft", "draft_file", "draft_frames", "draft_image", "fit_files"]
@@ -33,11 +33,6 @@ class StillDraft:
 
     visual: Visual
     times_s: tuple[float, ...] | None
-
-    @property
-    def slot(self) -> VisualSlot:
-        """What the prompt says of it."""
-        return _slot(self.visual.grid_thw, self.times_s)
 
     @property
     def grid_thw(self) -> tuple[int, int, int]:
@@ -63,6 +58,7 @@ class FileDraft:
     sample: FrameSample
     size_px: tuple[int, int]
     fps: float
+    limits: DecodeConfig
 
     @property
     def n_frames(self) -> int:
@@ -73,11 +69,6 @@ class FileDraft:
     def times_s(self) -> tuple[float, ...]:
         """Time of each temporal patch."""
         return patch_times(self.sample.timestamps_s)
-
-    @property
-    def slot(self) -> VisualSlot:
-        """What the prompt says of it."""
-        return _slot(self.grid_thw, self.times_s)
 
     @property
     def grid_thw(self) -> tuple[int, int, int]:
@@ -91,29 +82,25 @@ class FileDraft:
 
     def read(self) -> Visual:
         """Decode and resize the frames. Raises RejectError (`VIDEO_UNREADABLE`)."""
-        frames = read_frames(self.data, self.probe, self.sample.indices, *self.size_px)
+        frames = read_frames(self.data, self.probe, self.sample.indices, *self.size_px, limits=self.limits)
         return Visual(MediaKind.VIDEO, frames, self.grid_thw)
 
 
-def _slot(grid_thw: tuple[int, int, int], times_s: tuple[float, ...] | None) -> VisualSlot:
-    return VisualSlot(budget.grid_tokens((1, *grid_thw[1:])), times_s)
-
-
-def draft_image(data: bytes, inputs: InputsConfig) -> StillDraft:
-    """Decode and resize an image within the limits of `inputs.image`."""
-    limits = inputs.image
-    image = decode_image(data, exif=inputs.exif)
+def draft_image(data: bytes, inputs: InputsConfig, limits: DecodeConfig = DEFAULT_LIMITS) -> StillDraft:
+    """Decode an image within `limits` and resize it to the budget of `inputs.image`."""
+    sizes = inputs.image
+    image = decode_image(data, exif=inputs.exif, limits=limits)
     height_px, width_px = budget.smart_resize(
         *image_size(image),
         factor=budget.FACTOR_PX,
-        min_pixels=limits.min_pixels,
-        max_pixels=limits.max_pixels,
+        min_pixels=sizes.min_pixels,
+        max_pixels=sizes.max_pixels,
     )
-    frames = resize_image(image, height_px, width_px, fast=limits.resize == "fast")[np.newaxis]
+    frames = resize_image(image, height_px, width_px, fast=sizes.resize == "fast")[np.newaxis]
     return StillDraft(Visual(MediaKind.IMAGE, frames, budget.grid_of(1, height_px, width_px)), None)
 
 
-def draft_frames(blobs: Sequence[bytes], inputs: InputsConfig) -> StillDraft:
+def draft_frames(blobs: Sequence[bytes], inputs: InputsConfig, limits: DecodeConfig = DEFAULT_LIMITS) -> StillDraft:
     """Decode and resize the sampled frames of a list, one at a time; each is resized twice, as by the reference.
 
     `inputs.image.resize` holds for the first of the two. Raises `FRAMES_DIFFER` unless that brings all to one size,
@@ -124,7 +111,7 @@ def draft_frames(blobs: Sequence[bytes], inputs: InputsConfig) -> StillDraft:
     first: tuple[int, int] | None = None
     resized: list[NDArray[np.uint8]] = []
     for index in wanted:
-        image = decode_image(blobs[index], exif=inputs.exif)
+        image = decode_image(blobs[index], exif=inputs.exif, limits=limits)
         size = budget.frame_list_first_size(*image_size(image))
         if first is not None and size != first:
             raise RejectError(
@@ -143,15 +130,15 @@ def _wxh(size: tuple[int, int]) -> str:
     return f"{size[1]}x{size[0]}"
 
 
-def draft_file(data: bytes, fps: float, max_frames: int) -> FileDraft:
+def draft_file(data: bytes, fps: float, max_frames: int, limits: DecodeConfig = DEFAULT_LIMITS) -> FileDraft:
     """Probe and sample a video file, sized frame by frame as the reference does (128 to 768 tokens each).
 
     It is turned by its display matrix whatever `inputs.exif` says, because the reference's decoder does that too.
     """
-    probe = probe_video(data)
+    probe = probe_video(data, limits=limits)
     sample = sample_video(probe.times_s, probe.avg_fps, fps, max_frames)
     size_px = budget.video_file_size(probe.height_px, probe.width_px, len(sample.indices))
-    return FileDraft(data, probe, sample, size_px, fps)
+    return FileDraft(data, probe, sample, size_px, fps, limits)
 
 
 def fit_files(drafts: Sequence[FileDraft], room_tokens: int, total_pixels: int) -> tuple[list[FileDraft], bool]:

@@ -1,8 +1,8 @@
 """A video file opened from memory, with nothing to reach outside it.
 
 In: the bytes of one file. Out: its demuxer and best video stream. Refused: empty bytes (EMPTY_MEDIA), stills, playlists
-and unknown bytes (UNSUPPORTED_FORMAT), files without a moving picture (NO_VIDEO_STREAM), frames beyond `MAX_FRAME_PX`
-(IMAGE_TOO_LARGE), damage (VIDEO_UNREADABLE).
+and unknown bytes (UNSUPPORTED_FORMAT), files without a moving picture (NO_VIDEO_STREAM), frames of more pixels than the
+limits allow (IMAGE_TOO_LARGE), sample tables of more entries (VIDEO_TOO_LONG), damage (VIDEO_UNREADABLE).
 
 FFmpeg is given bytes, never an address; one demuxer, chosen by our own sniffing; and lists of formats and protocols
 that hold nothing else. So a file that says "open that URL" has no way to be heard.
@@ -23,14 +23,13 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from pipeline.config import DecodeConfig
+from pipeline.decode.limits import DEFAULT_LIMITS, check_mp4
 from pipeline.decode.native import translated
 from pipeline.errors import RejectCode, RejectError
 from pipeline.sniff import MediaFormat, sniff
 
-__all__ = ["MAX_FRAME_PX", "decode_packet", "opened_video", "read_packets"]
-
-MAX_FRAME_PX = 1 << 26
-"""8K is half of it; one RGB frame is then at most 192 MiB."""
+__all__ = ["decode_packet", "opened_video", "read_packets"]
 
 MAX_SIDE_PX = 16_384  # the widest frame any H.264, HEVC or VP9 level allows
 
@@ -62,15 +61,17 @@ _DEMUXERS = {
 
 
 @contextmanager
-def opened_video(data: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+def opened_video(data: bytes, limits: DecodeConfig = DEFAULT_LIMITS) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container in `data` and its best real video stream, ready to decode on one thread."""
     if not data:
         raise RejectError(RejectCode.EMPTY_MEDIA, "the video has no bytes")
     found = _video_format(data)
+    if _DEMUXERS[found] == "mov":
+        check_mp4(data, limits)
     with translated(RejectCode.VIDEO_UNREADABLE, f"{found} video", VIDEO_DAMAGE):
-        container = _open(data, _DEMUXERS[found])
+        container = _open(data, _DEMUXERS[found], limits)
         with container:
-            yield container, _best_stream(container)
+            yield container, _best_stream(container, limits)
 
 
 def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
@@ -90,7 +91,9 @@ def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
             yield packet
 
 
-def decode_packet(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+def decode_packet(
+    stream: VideoStream, packet: Packet[VideoStream] | None, limits: DecodeConfig = DEFAULT_LIMITS
+) -> list[VideoFrame]:
     """The frames that `packet` completes (None: all that wait in the decoder), none if it is damaged.
 
     One damaged packet is no end: FFmpeg's decoders take up again at the next good one, as players do.
@@ -100,7 +103,7 @@ def decode_packet(stream: VideoStream, packet: Packet[VideoStream] | None) -> li
     except VIDEO_DAMAGE:
         return []
     for frame in frames:
-        _check_size(frame.width, frame.height)
+        _check_size(frame.width, frame.height, limits)
     return frames
 
 
@@ -113,33 +116,33 @@ def _video_format(data: bytes) -> MediaFormat:
     return found
 
 
-def _open(data: bytes, demuxer: str) -> InputContainer:
+def _open(data: bytes, demuxer: str, limits: DecodeConfig) -> InputContainer:
     container: InputContainer = av.open(
         io.BytesIO(data),
         format=demuxer,
         container_options={"format_whitelist": demuxer, "protocol_whitelist": "none"},
         # Applies from the first frame that FFmpeg decodes to find the stream's parameters.
-        options={"max_pixels": str(MAX_FRAME_PX)},
+        options={"max_pixels": str(limits.max_frame_pixels)},
         timeout=IO_TIMEOUT_S,
         metadata_errors="replace",
     )
     return container
 
 
-def _best_stream(container: InputContainer) -> VideoStream:
+def _best_stream(container: InputContainer, limits: DecodeConfig) -> VideoStream:
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
         raise RejectError(RejectCode.NO_VIDEO_STREAM, "no stream of moving pictures (cover art is none)")
     context: VideoCodecContext | None = stream.codec_context
     if context is None:
         raise RejectError(RejectCode.UNSUPPORTED_FORMAT, "this FFmpeg has no decoder for the video's codec")
-    _check_size(context.width, context.height)
+    _check_size(context.width, context.height, limits)
     # Frame threading deadlocks in some builds and gains nothing where every core has a worker.
     context.thread_type = "SLICE"
     context.thread_count = 1
     return stream
 
 
-def _check_size(width_px: int, height_px: int) -> None:
-    if max(width_px, height_px) > MAX_SIDE_PX or width_px * height_px > MAX_FRAME_PX:
+def _check_size(width_px: int, height_px: int, limits: DecodeConfig) -> None:
+    if max(width_px, height_px) > MAX_SIDE_PX or width_px * height_px > limits.max_frame_pixels:
         raise RejectError(RejectCode.IMAGE_TOO_LARGE, f"frames of {width_px}×{height_px} px")

@@ -1,8 +1,11 @@
 """Picture bytes into RGB pixels, exactly as the model's reference sees them.
 
 In: the bytes of one image file. Out: a `Picture`, and resized uint8 arrays. Refused: empty files (EMPTY_MEDIA), formats
-outside the list of `pipeline.sniff` (UNSUPPORTED_FORMAT), more pixels than `MAX_IMAGE_PX` (IMAGE_TOO_LARGE, from the
-declared size, before a pixel is decoded), and damage (IMAGE_UNREADABLE).
+outside the list of `pipeline.sniff` (UNSUPPORTED_FORMAT), more pixels or metadata than the limits allow
+(IMAGE_TOO_LARGE: from what the file declares, before a pixel is decoded, and again once it is), and damage
+(IMAGE_UNREADABLE).
+
+Of a file with many pictures (animations, pages, a phone's pairs) the first one counts, and no other is looked at.
 """
 
 from __future__ import annotations
@@ -14,22 +17,20 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from pipeline.config import DecodeConfig
 from pipeline.decode.fast_resize import resize_fast
 from pipeline.decode.jpeg import decode_jpeg
+from pipeline.decode.limits import DEFAULT_LIMITS, check_jpeg, check_tiff
 from pipeline.decode.native import DAMAGE, translated
 from pipeline.errors import RejectCode, RejectError
 from pipeline.sniff import MediaFormat, sniff
 
-__all__ = ["MAX_IMAGE_PX", "Picture", "decode_image", "image_size", "resize_image"]
+__all__ = ["Picture", "decode_image", "image_size", "resize_image", "settle_limits"]
 
 Picture = Image.Image | NDArray[np.uint8]
 """A decoded picture: a Pillow image in mode RGB, or uint8[h, w, 3] where the decoder gave that at once."""
-
-MAX_IMAGE_PX = 178_956_970
-"""Pixels at which Pillow itself refuses by default (twice a quarter of 1 GiB in RGB): what the reference opens is
-opened. Such an image costs 0.5 GiB in RGB, up to 1.5 GiB with alpha (picture, white ground, a turned copy)."""
 
 _PILLOW_NAMES = {
     MediaFormat.JPEG: "JPEG",
@@ -41,6 +42,13 @@ _PILLOW_NAMES = {
     MediaFormat.AVIF: "AVIF",
     MediaFormat.HEIC: "HEIF",
 }
+
+_CHECKS = {MediaFormat.JPEG: check_jpeg, MediaFormat.TIFF: check_tiff}
+
+_TEXT_LIMITS = "MAX_TEXT"
+"""In both messages of Pillow that speak of its limits on what PNG chunks unpack to."""
+
+_TILE_SIDES = (322, 323)  # TIFF 6.0, section 15: TileWidth and TileLength
 
 EXIF_ORIENTATION = 0x0112
 
@@ -56,7 +64,7 @@ _UPRIGHT = {
 """What undoes each EXIF orientation (CIPA DC-008, tag 274); 1 and unknown values are upright."""
 
 
-def decode_image(data: bytes, *, exif: bool) -> Picture:
+def decode_image(data: bytes, *, exif: bool, limits: DecodeConfig = DEFAULT_LIMITS) -> Picture:
     """The first frame of `data` in RGB, turned upright by its EXIF orientation if `exif`.
 
     Order: decode, orient, then RGB. RGBA is composited on white and every other mode goes through
@@ -71,15 +79,28 @@ def decode_image(data: bytes, *, exif: bool) -> Picture:
         # Pillow's own notices on odd tags and large sizes would reach a job's log once an item.
         warnings.simplefilter("ignore")
         with translated(RejectCode.IMAGE_UNREADABLE, f"{found} image"):
-            image = _open(data, found)
+            if found in _CHECKS:
+                _CHECKS[found](data, limits)
+            image = _open(data, found, limits)
             pixels = decode_jpeg(data, *image_size(image)) if found is MediaFormat.JPEG else None
             if pixels is None:
                 image.load()
+                _check_pixels(*image.size, limits)
             # Only now: some formats keep their EXIF behind the pixels.
             turn = _UPRIGHT.get(_orientation(image)) if exif else None
             if pixels is not None:
                 return pixels if turn is None else Image.fromarray(pixels).transpose(turn)
             return _to_rgb(image if turn is None else image.transpose(turn))
+
+
+def settle_limits(limits: DecodeConfig) -> None:
+    """Give Pillow's own limits, which are the process's, the values of `limits`.
+
+    They also hold where it meets a size only while it reads. Of texts, four as large as one may be are allowed in all.
+    """
+    Image.MAX_IMAGE_PIXELS = max(1, limits.max_image_pixels // 2)  # it refuses beyond twice that, and else warns
+    PngImagePlugin.MAX_TEXT_CHUNK = limits.max_metadata_bytes
+    PngImagePlugin.MAX_TEXT_MEMORY = 4 * limits.max_metadata_bytes
 
 
 def image_size(picture: Picture) -> tuple[int, int]:
@@ -123,15 +144,32 @@ def _register_heif() -> bool:
     return True
 
 
-def _open(data: bytes, found: MediaFormat) -> Image.Image:
+def _open(data: bytes, found: MediaFormat, limits: DecodeConfig) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=[_PILLOW_NAMES[found]])
     except Image.DecompressionBombError as error:
-        raise RejectError(RejectCode.IMAGE_TOO_LARGE, str(error)) from None
-    if image.width * image.height > MAX_IMAGE_PX:
-        detail = f"{image.width}×{image.height} px is more than {MAX_IMAGE_PX} px in all"
-        raise RejectError(RejectCode.IMAGE_TOO_LARGE, detail)
+        said = str(error).partition(",")[0]
+        raise RejectError(RejectCode.IMAGE_TOO_LARGE, f"{said}; see decode.max_image_pixels") from None
+    except ValueError as error:
+        if _TEXT_LIMITS not in str(error):
+            raise
+        raise RejectError(
+            RejectCode.IMAGE_TOO_LARGE,
+            f"a text or profile of the {found} image unpacks to more than {limits.max_metadata_bytes} bytes",
+        ) from None
+    _check_pixels(*image.size, limits)
+    tags = getattr(image, "tag_v2", {})
+    width_px, height_px = (tags.get(side) for side in _TILE_SIDES)
+    if isinstance(width_px, int) and isinstance(height_px, int):
+        # A tile is decoded whole, however little of it lies within the picture.
+        _check_pixels(width_px, height_px, limits)
     return image
+
+
+def _check_pixels(width_px: int, height_px: int, limits: DecodeConfig) -> None:
+    if width_px * height_px > limits.max_image_pixels:
+        detail = f"{width_px}×{height_px} px is more than decode.max_image_pixels: {limits.max_image_pixels}"
+        raise RejectError(RejectCode.IMAGE_TOO_LARGE, detail)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 
 import numpy as np
 from av.packet import Packet
@@ -25,7 +26,9 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from pipeline.config import DecodeConfig
 from pipeline.decode.container import decode_packet, opened_video, read_packets
+from pipeline.decode.limits import DEFAULT_LIMITS
 from pipeline.decode.resize import resize_frame
 from pipeline.decode.timeline import Stamp, Timeline, build_timeline
 from pipeline.errors import RejectCode, RejectError
@@ -55,29 +58,40 @@ class VideoProbe:
     timeline: Timeline
 
 
-def probe_video(data: bytes, *, rotate: bool = True) -> VideoProbe:
+def probe_video(data: bytes, *, rotate: bool = True, limits: DecodeConfig = DEFAULT_LIMITS) -> VideoProbe:
     """Size, times and rate of the video in `data`; with `rotate` its display matrix turns frames upright.
 
     The reference's decoder turns frames too; mirroring matrices are not applied. Raises RejectError.
     """
-    with opened_video(data) as (container, stream):
-        stamps = [_stamp(packet, stream) for packet in read_packets(container, stream)]
+    with opened_video(data, limits) as (container, stream):
+        packets = islice(read_packets(container, stream), limits.max_packets + 1)
+        stamps = [_stamp(packet, stream) for packet in packets]
         declared, time_base = stream.average_rate, stream.time_base
+    if len(stamps) > limits.max_packets:
+        raise RejectError(RejectCode.VIDEO_TOO_LONG, f"more than {limits.max_packets} packets")
     if not stamps:
         raise RejectError(RejectCode.VIDEO_UNREADABLE, "the video stream holds no packet")
     timeline = build_timeline(stamps)
     if not len(timeline.shown):
         raise RejectError(RejectCode.VIDEO_UNREADABLE, "the video stream shows no frame")
-    height, width, rotation = _first_picture(data, timeline.first)
+    times = _seconds(timeline, time_base, declared)
+    if times[-1] > limits.max_duration_s:
+        raise RejectError(RejectCode.VIDEO_TOO_LONG, f"{times[-1]:.0f} s from the first frame to the last")
+    height, width, rotation = _first_picture(data, timeline.first, limits)
     turns = round(rotation / 90) % 4 if rotate else 0
     if turns % 2:
         height, width = width, height
-    times = _seconds(timeline, time_base, declared)
     return VideoProbe(height, width, times, _average_fps(times, declared), turns, timeline)
 
 
 def read_frames(
-    data: bytes, probe: VideoProbe, indices: NDArray[np.int64], height_px: int, width_px: int
+    data: bytes,
+    probe: VideoProbe,
+    indices: NDArray[np.int64],
+    height_px: int,
+    width_px: int,
+    *,
+    limits: DecodeConfig = DEFAULT_LIMITS,
 ) -> NDArray[np.uint8]:
     """Frames `indices` (int64[k], ascending, may repeat) as uint8[k, height_px, width_px, 3].
 
@@ -85,10 +99,10 @@ def read_frames(
     of pictures that hold a wanted frame and stops after the last one. Raises RejectError.
     """
     wanted, places = np.unique(indices, return_inverse=True)
-    reader = _Reader(probe, wanted, height_px, width_px)
+    reader = _Reader(probe, wanted, (height_px, width_px), limits)
     if not reader.read(data, thorough=False):
         # Something is missing: only with every frame decoded is "the nearest earlier one" well defined.
-        reader = _Reader(probe, wanted, height_px, width_px)
+        reader = _Reader(probe, wanted, (height_px, width_px), limits)
         reader.read(data, thorough=True)
         reader.check()
     return reader.pixels[places]
@@ -106,14 +120,14 @@ def _is_hidden_vp8(packet: Packet[VideoStream]) -> bool:
     return not memoryview(packet)[0] >> 4 & 1
 
 
-def _first_picture(data: bytes, first: int) -> tuple[int, int, int]:
+def _first_picture(data: bytes, first: int, limits: DecodeConfig) -> tuple[int, int, int]:
     """(height_px, width_px, counter-clockwise degrees) of the first frame that decodes."""
-    with opened_video(data) as (container, stream):
+    with opened_video(data, limits) as (container, stream):
         for place, packet in enumerate(read_packets(container, stream)):
-            frames = decode_packet(stream, packet) if place >= first else []
+            frames = decode_packet(stream, packet, limits) if place >= first else []
             if frames:
                 return frames[0].height, frames[0].width, frames[0].rotation
-        frames = decode_packet(stream, None)
+        frames = decode_packet(stream, None, limits)
         if not frames:
             raise RejectError(RejectCode.VIDEO_UNREADABLE, "no frame can be decoded")
         return frames[0].height, frames[0].width, frames[0].rotation
@@ -137,8 +151,11 @@ def _average_fps(times_s: NDArray[np.float64], declared: Fraction | None) -> flo
 class _Reader:
     """One pass over a file that fills `pixels`, a row a wanted frame."""
 
-    def __init__(self, probe: VideoProbe, wanted: NDArray[np.int64], height_px: int, width_px: int) -> None:
-        self.pixels = np.empty((len(wanted), height_px, width_px, 3), np.uint8)
+    def __init__(
+        self, probe: VideoProbe, wanted: NDArray[np.int64], size_px: tuple[int, int], limits: DecodeConfig
+    ) -> None:
+        self.pixels = np.empty((len(wanted), *size_px, 3), np.uint8)
+        self._limits = limits
         self._probe = probe
         self._wanted = wanted
         self._targets = wanted if probe.timeline.counted else probe.timeline.shown[wanted]
@@ -151,7 +168,7 @@ class _Reader:
 
     def read(self, data: bytes, *, thorough: bool) -> bool:
         """Decode until every wanted frame is filled; whether each one is exactly the frame that was meant."""
-        with opened_video(data) as (container, stream):
+        with opened_video(data, self._limits) as (container, stream):
             for frame in self._frames(read_packets(container, stream), stream, thorough=thorough):
                 self._take(frame)
                 if self._filled == len(self._targets):
@@ -184,16 +201,16 @@ class _Reader:
         for place, packet in enumerate(packets):
             if place >= len(needed) or not needed[place]:
                 if fed:
-                    yield from decode_packet(stream, None)
+                    yield from decode_packet(stream, None, self._limits)
                     stream.codec_context.flush_buffers()
                 fed = False
                 continue
             if skips:
                 stream.codec_context.skip_frame = "DEFAULT" if packet.pts in meant else "NONREF"
-            yield from decode_packet(stream, packet)
+            yield from decode_packet(stream, packet, self._limits)
             fed = True
         if fed:
-            yield from decode_packet(stream, None)
+            yield from decode_packet(stream, None, self._limits)
 
     def _take(self, frame: VideoFrame) -> None:
         at = self._decoded if self._probe.timeline.counted else frame.pts

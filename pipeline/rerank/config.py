@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.config import (
+    DecodeConfig,
     FetchConfig,
     InputsConfig,
     ManifestConfig,
@@ -105,5 +106,6 @@ class RerankConfig(Section):
     documents: ManifestConfig | None = None
     inputs: RerankInputs = RerankInputs()
     fetch: FetchConfig = FetchConfig()
+    decode: DecodeConfig = DecodeConfig()
     resources: ResourcesConfig = ResourcesConfig()
     run: RerankRunConfig = RerankRunConfig()

@@ -162,7 +162,9 @@ def _chain(run: RerankRun, pools: Pools, to_do: int) -> Chain:
     return Chain(
         prepare=Step(
             PreparePairsStage,
-            PairSettings(run.model, identity, config.inputs, run.policy, window_bytes, config.run.window_tokens),
+            PairSettings(
+                run.model, identity, config.inputs, run.policy, config.decode, window_bytes, config.run.window_tokens
+            ),
         ),
         encode=Step(ScoreStage, ScoreSettings(run.model, identity, "cuda" if pools.gpus_per_encoder else "cpu")),
         write=Step(write_scores, WriteScoresSettings(run.store, run.run_id, metadata)),

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
+from pipeline.assembly import NO_MEDIA, assemble, content_hash, media_job, sampling_of
+from pipeline.config import DecodeConfig
 from pipeline.cuttable import CuttableIds
-from pipeline.drafting import Drafter, assemble
+from pipeline.decode.fast_resize import check_fast_resize
 from pipeline.errors import RejectCode, RejectError
-from pipeline.prepare import content_hash
+from pipeline.media_job import MediaJob, ReadMedia
 from pipeline.rerank.config import RerankInputs
 from pipeline.rerank.pair import PreparedPair, RerankHalf, pair_halves
 from pipeline.rerank.template import compose_document, compose_query, resolve_rerank_instruction
@@ -20,7 +23,10 @@ from pipeline.template import Prompt, VisualSlot, in_prompt_order, user_text
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, MediaKind
 
-__all__ = ["RerankPreparer"]
+if TYPE_CHECKING:
+    from pipeline.drafting import Drafter
+
+__all__ = ["HalfMaker", "RerankPreparer"]
 
 _Compose = Callable[[Sequence[VisualSlot], str], Prompt]
 
@@ -28,45 +34,98 @@ _RESERVED_FRACTION = 16
 """A sixteenth of `max_length` (640 tokens by default) is kept for both texts when a side's video files are fitted."""
 
 
+class HalfMaker:
+    """Makes the halves of one side in two steps, `job` and `finish`, as `pipeline.prepare.Preparer` does items."""
+
+    def __init__(self, preparer: RerankPreparer, *, is_query: bool) -> None:
+        self._preparer = preparer
+        self._is_query = is_query
+
+    def job(self, item: LoadedItem) -> MediaJob | None:
+        """What of `item` has to be decoded; None for a side of text alone."""
+        return self._preparer.job(item, self._instruction(item))
+
+    def finish(self, item: LoadedItem, read: ReadMedia) -> RerankHalf:
+        """The half of `item` with its media as they were read. Raises RejectError."""
+        instruction = self._instruction(item)
+        compose = partial(compose_query, instruction) if self._is_query else compose_document
+        return self._preparer.finish(item, read, compose, instruction)
+
+    def _instruction(self, item: LoadedItem) -> str:
+        # A document's own instruction says nothing.
+        return self._preparer.instruction_of(item) if self._is_query else ""
+
+
 class RerankPreparer:
-    """Prepares halves and pairs under one `inputs` config. Imports neither torch nor a decoder of its own.
+    """Prepares halves and pairs under one `inputs` config. Imports no torch, and decoders only to decode by itself.
 
     `tokenizer` is one of a reranker (`PromptTokenizer(folder, "reranker")`). Raises ConfigError if the config asks for
     a resizer that is not installed.
     """
 
-    def __init__(self, tokenizer: PromptTokenizer, inputs: RerankInputs) -> None:
+    def __init__(self, tokenizer: PromptTokenizer, inputs: RerankInputs, limits: DecodeConfig | None = None) -> None:
+        if inputs.image.resize == "fast":
+            check_fast_resize()
         self._tokenizer = tokenizer
         self._inputs = inputs
-        self._drafter = Drafter(inputs)
+        self._limits = limits
+        self._drafter: Drafter | None = None
+        self.makers = {"query": HalfMaker(self, is_query=True), "document": HalfMaker(self, is_query=False)}
+        """The two sides' makers, for whoever has media decoded elsewhere."""
 
     def query(self, item: LoadedItem) -> RerankHalf:
-        """The first half of all pairs of a query, its instruction included. Raises RejectError."""
-        instruction = resolve_rerank_instruction(item.instruction, self._inputs.instruction)
-        return self._half(item, partial(compose_query, instruction), instruction)
+        """The first half of all pairs of a query, its instruction included, decoded here. Raises RejectError."""
+        return self._here("query", item)
 
     def document(self, item: LoadedItem) -> RerankHalf:
-        """The second half of all pairs of a document, whose own instruction says nothing. Raises RejectError."""
-        return self._half(item, compose_document, "")
+        """The second half of all pairs of a document, decoded here. Raises RejectError."""
+        return self._here("document", item)
 
     def pair(self, query: RerankHalf, document: RerankHalf) -> PreparedPair:
         """Both halves as one prompt. Raises RejectError (`OVER_LENGTH`)."""
         inputs = self._inputs
         return pair_halves(query, document, max_length=inputs.max_length, over_length=inputs.over_length)
 
-    def _half(self, item: LoadedItem, compose: _Compose, instruction: str) -> RerankHalf:
+    def instruction_of(self, item: LoadedItem) -> str:
+        """The resolved instruction of a query."""
+        return resolve_rerank_instruction(item.instruction, self._inputs.instruction)
+
+    def _here(self, side: str, item: LoadedItem) -> RerankHalf:
+        maker = self.makers[side]
+        job = maker.job(item)
+        if job is None:
+            return maker.finish(item, NO_MEDIA)
+        if self._drafter is None:
+            # Decoders are for processes that decode, and most that prepare leave it to a child.
+            from pipeline.drafting import Drafter
+
+            self._drafter = Drafter(self._inputs, self._limits)
+        return maker.finish(item, self._drafter.read(job))
+
+    def job(self, item: LoadedItem, instruction: str) -> MediaJob | None:
+        """What of a side has to be decoded; see `HalfMaker`."""
+        if not item.media:
+            return None
         inputs = self._inputs
         media = in_prompt_order(item.media)
+        has_file = any(medium.kind is MediaKind.VIDEO for medium in media)
+        return media_job(
+            item,
+            media,
+            inputs,
+            # The official cut keeps any number of visual tokens.
+            limit_tokens=None if inputs.over_length == "reference" else inputs.max_length,
+            room_tokens=self._room_tokens(instruction) if inputs.over_length == "truncate" and has_file else None,
+        )
+
+    def finish(self, item: LoadedItem, read: ReadMedia, compose: _Compose, instruction: str) -> RerankHalf:
+        """A side with its media as they were read; see `HalfMaker`. Raises RejectError."""
+        media = in_prompt_order(item.media)
         text = user_text(item.texts, has_media=bool(media))
-        # The official cut keeps any number of visual tokens.
-        drafts = self._drafter.drafts(item, media, None if inputs.over_length == "reference" else inputs.max_length)
-        shrunk = False
-        if inputs.over_length == "truncate" and any(medium.kind is MediaKind.VIDEO for medium in media):
-            drafts, shrunk = self._drafter.fitted(drafts, self._room_tokens(instruction))
-        ids = self._ids(compose([draft.slot for draft in drafts], text))
+        ids = self._ids(compose([medium.slot for medium in read.media], text))
         self._refuse_misfit(ids)
-        hashed = content_hash(text, instruction, media, self._drafter.sampling(item))
-        return RerankHalf(assemble(item, drafts, ids.whole, truncated=shrunk, content_hash=hashed), ids)
+        hashed = content_hash(text, instruction, media, sampling_of(item, self._inputs))
+        return RerankHalf(assemble(item, read, ids.whole, truncated=read.shrunk, content_hash=hashed), ids)
 
     def _ids(self, prompt: Prompt) -> CuttableIds:
         inputs = self._inputs

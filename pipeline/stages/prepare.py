@@ -1,4 +1,4 @@
-"""Prepare: rows of the work list in, windows out. Runs in CPU actors that never import torch.
+"""Prepare: rows of the work list in, windows out. Runs in CPU actors that never import torch, nor a decoder.
 
 A stage never raises on data: an item that cannot be fetched, decoded or templated travels on as a `Reject`.
 """
@@ -6,26 +6,30 @@ A stage never raises on data: an item that cannot be fetched, decoded or templat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.checkpoint import resolve_same
-from pipeline.config import InputsConfig, ModelConfig
-from pipeline.errors import RejectCode, RejectError, scrub
+from pipeline.config import DecodeConfig, InputsConfig, ModelConfig
+from pipeline.decode_child import equip_drafter
+from pipeline.decode_pool import DecodePool
+from pipeline.errors import RejectError
 from pipeline.fetch import Fetcher
 from pipeline.heap import keep_freed_memory
 from pipeline.manifest.work import from_work_table
 from pipeline.policy import FetchPolicy
+from pipeline.preparation import Preparation
 from pipeline.prepare import Preparer
 from pipeline.redaction import redacted_errors
 from pipeline.schema import CARRY_PREFIX
 from pipeline.speech import guard_process
 from pipeline.stages.meter import is_draining
 from pipeline.tokenizer import PromptTokenizer
-from pipeline.types import LoadedItem, Prepared, Reject, WorkItem
+from pipeline.types import Prepared, Reject, WorkItem
 from pipeline.window import pack_window, window_bytes
 
 __all__ = ["PrepareSettings", "PrepareStage", "windows"]
@@ -39,6 +43,7 @@ class PrepareSettings:
     identity: str
     inputs: InputsConfig
     policy: FetchPolicy
+    decode: DecodeConfig
     window_bytes: int
     window_tokens: int
 
@@ -55,6 +60,8 @@ class PrepareStage:
         self._meter = meter
         self._fetcher = Fetcher(settings.policy)
         self._preparer = Preparer(PromptTokenizer(checkpoint.folder), settings.inputs)
+        # The children end with this process, however it ends.
+        self._pool = DecodePool(partial(equip_drafter, settings.inputs, settings.decode), settings.decode)
 
     @redacted_errors
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
@@ -63,19 +70,16 @@ class PrepareStage:
             return
         settings = self._settings
         loaded = self._fetcher.load_many(from_work_table(block))
-        for window in windows(block, loaded, self._preparer.prepare, settings.window_bytes, settings.window_tokens):
+        made = Preparation(self._pool).many((item, got, self._preparer) for item, got in loaded)
+        for window in windows(block, made, settings.window_bytes, settings.window_tokens):
             self._meter.prepared.remote(len(window.column("items")[0]))
             yield window
 
 
 def windows(
-    work: pa.Table,
-    loaded: Iterator[tuple[WorkItem, LoadedItem | RejectError]],
-    prepare: Callable[[LoadedItem], Prepared],
-    max_bytes: int,
-    max_tokens: int,
+    work: pa.Table, made: Iterator[tuple[WorkItem, Prepared | RejectError]], max_bytes: int, max_tokens: int
 ) -> Iterator[pa.Table]:
-    """Prepare `loaded` (in the order of `work`) into windows, each closed at `max_bytes` or `max_tokens`.
+    """Pack what was `made` (in the order of `work`) into windows, each closed at `max_bytes` or `max_tokens`.
 
     A window holds at least one item, so a single one may be larger than both.
     """
@@ -84,8 +88,8 @@ def windows(
     results: list[Prepared | Reject] = []
     n_bytes = n_tokens = start = 0
     started = time.monotonic()
-    for item, got in loaded:
-        result = _outcome(item, got, prepare)
+    for item, got in made:
+        result = Reject(item.id, got.code, got.detail) if isinstance(got, RejectError) else got
         results.append(result)
         if isinstance(result, Prepared):
             n_bytes += window_bytes(result)
@@ -96,16 +100,3 @@ def windows(
             results, n_bytes, n_tokens, started = [], 0, 0, time.monotonic()
     if results:
         yield pack_window(thin.slice(start, len(results)), results, time.monotonic() - started)
-
-
-def _outcome(
-    item: WorkItem, got: LoadedItem | RejectError, prepare: Callable[[LoadedItem], Prepared]
-) -> Prepared | Reject:
-    if isinstance(got, RejectError):
-        return Reject(item.id, got.code, got.detail)
-    try:
-        return prepare(got)
-    except RejectError as error:
-        return Reject(item.id, error.code, error.detail)
-    except Exception as error:  # noqa: BLE001 - one bad item never touches another, not even through our own defects
-        return Reject(item.id, RejectCode.PREPARE_FAILED, scrub(f"{type(error).__name__}: {error}"))

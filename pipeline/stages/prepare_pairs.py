@@ -1,4 +1,4 @@
-"""Prepare, of a rerank run: tiles in, windows of pairs out. Runs in CPU actors that never import torch.
+"""Prepare, of a rerank run: tiles in, windows of pairs out. Runs in CPU actors that never import torch, nor a decoder.
 
 A stage never raises on data: a side that cannot be fetched, decoded or templated is told in each of its pairs.
 """
@@ -8,17 +8,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.checkpoint import resolve_same
-from pipeline.config import ModelConfig
-from pipeline.errors import RejectCode, RejectError, scrub
+from pipeline.config import DecodeConfig, ModelConfig
+from pipeline.decode_child import equip_drafter
+from pipeline.decode_pool import DecodePool
+from pipeline.errors import RejectError
 from pipeline.fetch import Fetcher
 from pipeline.heap import keep_freed_memory
 from pipeline.manifest.work import from_work_table
 from pipeline.policy import FetchPolicy
+from pipeline.preparation import Preparation
 from pipeline.redaction import redacted_errors
 from pipeline.rerank.config import RerankInputs
 from pipeline.rerank.pair import RerankHalf
@@ -31,11 +35,21 @@ from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, WorkItem
 from pipeline.window import window_bytes
 
-__all__ = ["PairSettings", "PreparePairsStage", "pair_windows"]
+__all__ = ["PairSettings", "PairSource", "PreparePairsStage", "pair_windows"]
 
 _FACTS = [each.name for each in PAIR_FIELDS]
 
 Load = Callable[[Iterable[WorkItem]], Iterator[tuple[WorkItem, LoadedItem | RejectError]]]
+
+
+@dataclass(frozen=True, slots=True)
+class PairSource:
+    """A tile (one row of `rerank.schema.TILES`), and whatever loads, prepares and decodes its sides."""
+
+    tile: pa.Table
+    load_many: Load
+    preparer: RerankPreparer
+    preparation: Preparation
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +60,7 @@ class PairSettings:
     identity: str
     inputs: RerankInputs
     policy: FetchPolicy
+    decode: DecodeConfig
     window_bytes: int
     window_tokens: int
 
@@ -62,6 +77,10 @@ class PreparePairsStage:
         self._meter = meter
         self._fetcher = Fetcher(settings.policy)
         self._preparer = RerankPreparer(PromptTokenizer(checkpoint.folder, "reranker"), settings.inputs)
+        # The children end with this process, however it ends.
+        self._preparation = Preparation(
+            DecodePool(partial(equip_drafter, settings.inputs, settings.decode), settings.decode)
+        )
 
     @redacted_errors
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
@@ -70,25 +89,23 @@ class PreparePairsStage:
             return
         settings = self._settings
         for tile in range(block.num_rows):
-            bounds = (settings.window_bytes, settings.window_tokens)
-            for window in pair_windows(block.slice(tile, 1), self._fetcher.load_many, self._preparer, *bounds):
+            source = PairSource(block.slice(tile, 1), self._fetcher.load_many, self._preparer, self._preparation)
+            for window in pair_windows(source, settings.window_bytes, settings.window_tokens):
                 self._meter.prepared.remote(len(window.column("pairs")[0]))
                 yield window
 
 
-def pair_windows(
-    tile: pa.Table, load_many: Load, preparer: RerankPreparer, max_bytes: int, max_tokens: int
-) -> Iterator[pa.Table]:
-    """Prepare the pairs of `tile` (one row) into windows, each closed at `max_bytes` of pixels or `max_tokens`.
+def pair_windows(source: PairSource, max_bytes: int, max_tokens: int) -> Iterator[pa.Table]:
+    """Prepare the pairs of a tile into windows, each closed at `max_bytes` of pixels or `max_tokens`.
 
     A window holds at least one pair, so a single one may be larger than both. Tokens count what must be computed: those
     of a shared half once.
     """
-    pairs = tile.column("pairs")[0].as_py()
-    halves = _Halves(tile, pairs, load_many, preparer)
+    pairs = source.tile.column("pairs")[0].as_py()
+    halves = _Halves(source, pairs)
     window = _Window()
     for pair in pairs:
-        window.add(pair, halves, preparer)
+        window.add(pair, halves, source.preparer)
         if window.n_bytes >= max_bytes or window.n_tokens >= max_tokens:
             yield window.packed()
             # What this window showed is not held for the next ones: pixels of a whole tile may be gigabytes.
@@ -101,12 +118,12 @@ def pair_windows(
 class _Halves:
     """Halves of a tile's pairs, prepared when they are first needed, in whose order files are fetched ahead."""
 
-    def __init__(self, tile: pa.Table, pairs: list[dict[str, Any]], load_many: Load, preparer: RerankPreparer) -> None:
+    def __init__(self, source: PairSource, pairs: list[dict[str, Any]]) -> None:
+        self._source = source
+        tile = source.tile
         self._items = {side: _items(tile, column) for side, column in (("query", "queries"), ("document", "documents"))}
-        self._prepare = {"query": preparer.query, "document": preparer.document}
-        self._load_many = load_many
         wanted = list(dict.fromkeys((side, pair[side]) for pair in pairs for side in ("query", "document")))
-        self._ahead = zip(wanted, load_many(self._items[side][place] for side, place in wanted), strict=True)
+        self._ahead = self._prepared(wanted)
         self._found: dict[tuple[str, int], RerankHalf | RejectError] = {}
         self._seen: set[tuple[str, int]] = set()
 
@@ -124,30 +141,27 @@ class _Halves:
     def _get(self, side: str, place: int) -> RerankHalf | RejectError:
         key = (side, place)
         if key not in self._found:
-            got = self._next(key)
-            self._found[key] = got if isinstance(got, RejectError) else self._prepared(side, got)
+            self._found[key] = self._next(key)
         return self._found[key]
 
     def forget(self, but_query: int) -> None:
         """Drop what is prepared, but the query that goes on."""
         self._found = {key: half for key, half in self._found.items() if key == ("query", but_query)}
 
-    def _next(self, key: tuple[str, int]) -> LoadedItem | RejectError:
+    def _next(self, key: tuple[str, int]) -> RerankHalf | RejectError:
         if key in self._seen:
             # It was forgotten with an earlier window, and is read again.
-            return next(self._load_many([self._items[key[0]][key[1]]]))[1]
+            return next(self._prepared([key]))[1]
         self._seen.add(key)
-        found, (_, got) = next(self._ahead)
+        found, half = next(self._ahead)
         assert found == key, "halves are needed in the order in which they are read ahead"
-        return got
+        return half
 
-    def _prepared(self, side: str, loaded: LoadedItem) -> RerankHalf | RejectError:
-        try:
-            return self._prepare[side](loaded)
-        except RejectError as error:
-            return error
-        except Exception as error:  # noqa: BLE001 - one bad item never touches another, not even through our defects
-            return RejectError(RejectCode.PREPARE_FAILED, scrub(f"{type(error).__name__}: {error}"))
+    def _prepared(self, keys: list[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], RerankHalf | RejectError]]:
+        source = self._source
+        loaded = source.load_many(self._items[side][place] for side, place in keys)
+        makers = source.preparer.makers
+        return source.preparation.many((key, got, makers[key[0]]) for key, (_, got) in zip(keys, loaded, strict=True))
 
 
 @dataclass(slots=True)

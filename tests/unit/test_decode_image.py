@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from pipeline.config import DecodeConfig
 from pipeline.decode import image as image_module
-from pipeline.decode.image import MAX_IMAGE_PX, decode_image, image_size, resize_image
+from pipeline.decode.image import decode_image, image_size, resize_image
 from pipeline.errors import RejectCode, RejectError
 from tests.fixtures.media import clip, cut, encode_image, encode_video, huge_png, photo, screenshot
 
@@ -71,9 +72,9 @@ def _reference(data: bytes) -> Image.Image:
     return opened.convert("RGB")
 
 
-def _code(data: bytes) -> RejectCode:
+def _code(data: bytes, limits: DecodeConfig | None = None) -> RejectCode:
     with pytest.raises(RejectError) as caught:
-        decode_image(data, exif=True)
+        decode_image(data, exif=True, limits=limits or DecodeConfig())
     assert "0x" not in caught.value.detail
     return caught.value.code
 
@@ -194,9 +195,10 @@ def test_a_bomb_without_a_picture_is_damage() -> None:
 
 
 def test_sizes_that_pillow_only_warns_of_are_no_warning(recwarn: pytest.WarningsRecorder) -> None:
-    # 100 MP cameras exist: such a file is read (here it is damaged, and says so), never "too large".
-    assert MAX_IMAGE_PX > 12_000 * 12_000
-    assert _code(huge_png(12_000, 12_000)) is RejectCode.IMAGE_UNREADABLE
+    # 100 MP cameras exist: such a file is read (here it is damaged, and says so) once the limit is raised for it.
+    limits = DecodeConfig(max_image_pixels=150_000_000)
+    assert _code(huge_png(12_000, 12_000), limits) is RejectCode.IMAGE_UNREADABLE
+    assert _code(huge_png(12_000, 12_000)) is RejectCode.IMAGE_TOO_LARGE
     assert not recwarn.list
 
 
@@ -208,7 +210,7 @@ def test_our_own_cap_holds_when_pillow_s_is_off() -> None:
 def test_a_text_chunk_bomb_is_refused_unread() -> None:
     text = zlib.compress(bytes(64 << 20), 9)
     started = time.perf_counter()
-    assert _code(huge_png(8, 8, (b"zTXt", b"k\0\0" + text))) is RejectCode.IMAGE_UNREADABLE
+    assert _code(huge_png(8, 8, (b"zTXt", b"k\0\0" + text))) is RejectCode.IMAGE_TOO_LARGE
     assert time.perf_counter() - started < 1
 
 

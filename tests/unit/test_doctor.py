@@ -46,6 +46,13 @@ def test_a_healthy_machine_and_config_have_no_bad_finding(tmp_path: Path) -> Non
     assert "0.04 GiB" in findings["gpu memory"].detail or "0.02 GiB" in findings["gpu memory"].detail
 
 
+def test_how_decoding_is_kept_off_the_network_is_said() -> None:
+    (finding,) = doctor._decoding()
+    assert (finding.name, finding.ok) in {("decoding", True), ("decoding", None)}
+    assert ("without a network" in finding.detail) == (finding.ok is True)
+    assert "audit hook" in finding.detail or finding.ok
+
+
 def test_without_a_config_only_the_machine_is_looked_at() -> None:
     names = set(by_name(diagnose(None)))
     assert {"python", "torch", "gpu", "heic images"} <= names | {name.split()[0] for name in names}

@@ -164,7 +164,8 @@ def test_torch_and_decoders_never_share_a_process() -> None:
         "from pipeline import Embedder\n"
         f"with Embedder({str(tiny_model())!r}, dtype='float32') as embedder:\n"
         f"    embedder.embed([{{'image': {png(64, 64, 1)!r}}}])\n"
-        "    there = embedder._pool._started().submit(eval, \"sorted(__import__('sys').modules)\").result()\n"
+        "    pool = embedder._pool._pool._started()\n"
+        "    there = pool.schedule(eval, args=(\"sorted(__import__('sys').modules)\",)).result()\n"
         "print('torch' in sys.modules, 'av' in sys.modules, 'pipeline.decode.image' in sys.modules)\n"
         "print('torch' in there, 'av' in there, 'pipeline.decode.image' in there)\n"
     )

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.assembly import modality_of
 from pipeline.config import Config, FetchConfig, VectorSpec
-from pipeline.drafting import modality_of
 from pipeline.errors import RejectCode, RejectError
 from pipeline.estimate import count_modalities, estimate, sample_items, spread_of, vector_bytes
 from pipeline.fetch import Fetcher, FetchPolicy

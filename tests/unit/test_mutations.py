@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pipeline.assembly
 import pipeline.budget
-import pipeline.drafting
 import pipeline.prepare
 import pipeline.visuals
 from pipeline.config import InputsConfig
@@ -75,7 +75,7 @@ def first_resize_by_32(patch: pytest.MonkeyPatch) -> None:
 
 
 def swapped_axes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(pipeline.drafting, "mrope_positions", lambda *arguments: mrope_positions(*arguments)[[0, 2, 1]])
+    patch.setattr(pipeline.assembly, "mrope_positions", lambda *arguments: mrope_positions(*arguments)[[0, 2, 1]])
 
 
 def bilinear(patch: pytest.MonkeyPatch) -> None:

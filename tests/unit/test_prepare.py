@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.assembly import modality_of
 from pipeline.budget import grid_tokens
 from pipeline.config import ImageConfig, InputsConfig, VideoConfig
-from pipeline.drafting import modality_of
 from pipeline.errors import RejectCode, RejectError
 from pipeline.prepare import CONTENT_HASH_CHARS, Preparer, content_hash
 from pipeline.template import IMAGE_PAD_ID, VIDEO_PAD_ID

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.config import DecodeConfig
+from pipeline.decode_child import equip_drafter
+from pipeline.decode_pool import DecodePool, Ticket
 from pipeline.errors import RejectCode, RejectError
 from pipeline.manifest.work import to_work_table
+from pipeline.media_job import MediaJob, ReadMedia
+from pipeline.preparation import Preparation
 from pipeline.rerank.config import RerankInputs
 from pipeline.rerank.pair import PreparedPair, RerankHalf, join
-from pipeline.rerank.prepare import RerankPreparer
+from pipeline.rerank.prepare import HalfMaker, RerankPreparer
 from pipeline.rerank.schema import TILES
 from pipeline.rerank.window import PairWindow, unpack_pairs
-from pipeline.stages.prepare_pairs import pair_windows
+from pipeline.stages.prepare_pairs import PairSource, pair_windows
 from pipeline.types import LoadedItem, LoadedMedia, MediaKind, WorkItem
 from tests.fixtures.golden_cases import png
 from tests.fixtures.tokenizer import rerank_tokenizer
@@ -37,6 +42,19 @@ class Lake:
         for item in items:
             self.read.append(item.id)
             yield item, self.contents.get(item.id) or LoadedItem(item.id, item.texts, ())
+
+
+class InProcess(DecodePool):
+    """A pool without children: what they would do, here."""
+
+    def __init__(self, inputs: dict[str, Any]) -> None:
+        self._read = equip_drafter(RerankInputs.model_validate(inputs), DecodeConfig())
+
+    def submit(self, job: MediaJob) -> Ticket:
+        return Ticket(job, None, cast(Any, None))  # nobody waits for a child
+
+    def result(self, ticket: Ticket) -> ReadMedia:
+        return self._read(ticket.job)
 
 
 def preparer(**inputs: Any) -> RerankPreparer:
@@ -68,8 +86,9 @@ def tile_of(pairs: Sequence[tuple[int, int]]) -> pa.Table:
 def windows_of(
     pairs: Sequence[tuple[int, int]], lake: Lake, max_bytes: int = WIDE, max_tokens: int = WIDE, **inputs: Any
 ) -> list[PairWindow]:
-    made = pair_windows(tile_of(pairs), lake.load_many, preparer(**inputs), max_bytes, max_tokens)
-    return [unpack_pairs(window) for window in made]
+    preparation = Preparation(InProcess(inputs))
+    source = PairSource(tile_of(pairs), lake.load_many, preparer(**inputs), preparation)
+    return [unpack_pairs(window) for window in pair_windows(source, max_bytes, max_tokens)]
 
 
 def facts(windows: Sequence[PairWindow]) -> list[dict[str, Any]]:
@@ -187,14 +206,14 @@ def test_a_side_that_is_cut_otherwise_for_each_partner_keeps_each_pair_s_own_cut
 
 
 def test_a_defect_of_ours_costs_one_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = RerankPreparer.document
+    sound = HalfMaker.finish
 
-    def failing(self: RerankPreparer, loaded: LoadedItem) -> RerankHalf:
+    def failing(self: HalfMaker, loaded: LoadedItem, read: ReadMedia) -> RerankHalf:
         if loaded.id == "d1":
             raise ZeroDivisionError("a defect of ours at 0x7f00")
-        return sound(self, loaded)
+        return sound(self, loaded, read)
 
-    monkeypatch.setattr(RerankPreparer, "document", failing)
+    monkeypatch.setattr(HalfMaker, "finish", failing)
     rows = facts(windows_of([(0, 0), (0, 1), (1, 1)], Lake()))
     assert [row["code"] for row in rows] == [None, "PREPARE_FAILED", "PREPARE_FAILED"]
     assert "ZeroDivisionError" in rows[1]["detail"]

@@ -1,0 +1,129 @@
+"""What a file says of itself that would cost too much to believe: judged from its bytes, before any decoder has them.
+
+In: the bytes of one file and the limits. Out: nothing. Refused with RejectError: JPEGs of hundreds of scans and TIFFs
+of millions of numbers in a tag (IMAGE_TOO_LARGE), MP4s that list more samples than packets are allowed
+(VIDEO_TOO_LONG). Whatever cannot be followed here is left to the decoder, which has limits of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+
+from pipeline.config import DecodeConfig
+from pipeline.errors import RejectCode, RejectError
+
+__all__ = ["DEFAULT_LIMITS", "check_jpeg", "check_mp4", "check_tiff"]
+
+DEFAULT_LIMITS = DecodeConfig()
+
+MAX_JPEG_SCANS = 500
+"""Each scan of a progressive JPEG passes over the whole picture. Encoders write about ten; libjpeg-turbo's own fuzzers
+stop here."""
+
+_SOS, _EOI = 0xDA, 0xD9  # of ISO/IEC 10918-1, table B.1
+_BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD9)})  # without a length: TEM, RST0–7, SOI
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+_TIFF_VALUE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Of the types that become Python numbers; the others (bytes, ASCII, undefined) stay the bytes that they are."""
+
+_NUMBER_BYTES = 32
+"""What a number of a tag takes once it is one of Python's."""
+
+_MP4_PARENTS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"})
+
+
+def check_jpeg(data: bytes, limits: DecodeConfig) -> None:
+    """Refuse a JPEG whose first picture has more scans than `MAX_JPEG_SCANS`."""
+    del limits
+    # The two bytes may also be in metadata or behind the picture, so that their number only bounds that of scans.
+    if data.count(b"\xff\xda") > MAX_JPEG_SCANS and _jpeg_scans(data) > MAX_JPEG_SCANS:
+        raise RejectError(RejectCode.IMAGE_TOO_LARGE, f"more than {MAX_JPEG_SCANS} scans")
+
+
+def _jpeg_scans(data: bytes) -> int:
+    scans, at = 0, 2
+    while scans <= MAX_JPEG_SCANS:
+        found = _NEXT_MARKER.search(data, at)
+        if found is None:
+            return scans
+        marker, at = data[found.start() + 1], found.end()
+        if marker == _EOI:
+            return scans
+        scans += marker == _SOS
+        if marker not in _BARE_MARKERS and marker != _SOS:
+            at += int.from_bytes(data[at : at + 2], "big")
+    return scans
+
+
+def check_tiff(data: bytes, limits: DecodeConfig) -> None:
+    """Refuse a TIFF whose first directory has a tag of more numbers than `max_metadata_bytes` hold."""
+    for tag, type_, count in _tiff_entries(data):
+        if type_ in _TIFF_VALUE_BYTES and count * _NUMBER_BYTES > max(limits.max_metadata_bytes, len(data)):
+            raise RejectError(RejectCode.IMAGE_TOO_LARGE, f"TIFF tag {tag} has {count} values")
+
+
+def _tiff_entries(data: bytes) -> Iterator[tuple[int, int, int]]:
+    order = "<" if data[:2] == b"II" else ">"
+    is_big = data[2:4] in (b"+\0", b"\0+")
+    entry = struct.Struct(order + ("HHQ8x" if is_big else "HHI4x"))
+    try:
+        (start,) = struct.unpack_from(order + ("Q" if is_big else "I"), data, 8 if is_big else 4)
+        (entries,) = struct.unpack_from(order + ("Q" if is_big else "H"), data, start)
+        first = start + (8 if is_big else 2)
+        fitting = min(entries, (len(data) - first) // entry.size)
+        yield from entry.iter_unpack(memoryview(data)[first : first + max(0, fitting) * entry.size])
+    except (struct.error, OverflowError):
+        return
+
+
+def check_mp4(data: bytes, limits: DecodeConfig) -> None:
+    """Refuse an MP4 that lists more samples of a track than `max_packets`.
+
+    Where all samples have one size, their number takes four bytes whatever it is, and FFmpeg makes an entry of each.
+    Sound in PCM, each of whose samples counts as one, is read in chunks.
+    """
+    fragments = 0
+    for kind, body in _boxes(memoryview(data)):
+        if kind == b"trak":
+            samples = _track_samples(body)
+        elif kind == b"trun" and len(body) >= 8:
+            fragments += int.from_bytes(body[4:8], "big")
+            samples = fragments
+        else:
+            continue
+        if samples > limits.max_packets:
+            raise RejectError(RejectCode.VIDEO_TOO_LONG, f"the file lists {samples} samples of a track")
+
+
+def _track_samples(trak: memoryview) -> int:
+    """How many samples the track lists; 0 where it is PCM."""
+    samples, steps = 0, [0]
+    for kind, body in _boxes(trak):
+        if kind in (b"stsz", b"stz2") and len(body) >= 12:
+            samples = max(samples, int.from_bytes(body[8:12], "big"))
+        elif kind == b"stts" and len(body) >= 16:
+            # How many runs, and of the first one how many samples and how long each.
+            steps = [int.from_bytes(body[place : place + 4], "big") for place in (4, 12)]
+    return 0 if steps == [1, 1] else samples
+
+
+def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Every box of `data` that may hold a sample table, with those inside it; a damaged size ends its list."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), bytes(data[at + 4 : at + 8])
+        header = 8
+        if size == 1:
+            size, header = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+        elif size == 0:
+            size = len(data) - at
+        if size < header:
+            return
+        body = data[at + header : at + size]
+        yield kind, body
+        if kind in _MP4_PARENTS:
+            yield from _boxes(body)
+        at += size
