@@ -1,19 +1,21 @@
 """What an error of a store means: worth another try, or a sign that the key exists.
 
-In: an exception of fsspec, s3fs, botocore, aiohttp or the operating system. Out: yes or no, and a retry policy.
-Nothing is raised here.
+In: an exception of fsspec, s3fs, botocore, aiohttp or the operating system. Out: yes or no, the HTTP status, what the
+server asked for, and a retry policy. Nothing is raised here.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-__all__ = ["is_transient", "may_exist", "retrying"]
+__all__ = ["StatusError", "is_throttling", "is_transient", "may_exist", "retry_after_s", "retrying", "status_of"]
 
 T = TypeVar("T")
 
@@ -22,7 +24,11 @@ _TRANSIENT_ERRNO = frozenset(
 )
 """What s3fs makes of throttling (EBUSY) and of InternalError (EREMOTEIO), and the network's own."""
 
-_PASSING_STATUS = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
+_THROTTLING_STATUS = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+
+_PASSING_STATUS = frozenset(
+    {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
+)
 """409 is S3's answer to conditional writes that meet: neither won nor lost, to be tried again."""
 
 _CLIENT_FAILURES = frozenset(
@@ -40,9 +46,40 @@ _LONGEST_WAIT_S = 5.0
 """Short enough to use a minute's deadline well, random so that many workers do not return at once."""
 
 
+class StatusError(Exception):
+    """An HTTP answer that is no good one: its status, and the headers that came with it."""
+
+    def __init__(self, status: int, headers: Mapping[str, str]) -> None:
+        self.status = status
+        self.headers = headers
+        super().__init__(f"HTTP {status}")
+
+
+def is_throttling(error: BaseException) -> bool:
+    """Whether the store asks for fewer requests: 429, 503 (S3's SlowDown is one)."""
+    status = status_of(error)
+    if status is not None:
+        return status in _THROTTLING_STATUS
+    return isinstance(error, OSError) and error.errno == errno.EBUSY
+
+
+def retry_after_s(error: BaseException) -> float | None:
+    """The seconds that the server asked to wait (a number or a date of its own), if it did."""
+    headers = _headers(error)
+    text = next((value for name, value in headers.items() if name.lower() == "retry-after"), "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text)
+    try:
+        until = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    now = datetime.now(UTC)
+    return max(0.0, (until - now).total_seconds()) if until.tzinfo else None
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed later: 5xx, throttling, timeouts, broken connections."""
-    status = _status(error)
+    status = status_of(error)
     if status is not None:
         return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUS
     if isinstance(error, TimeoutError | ConnectionError):
@@ -54,7 +91,7 @@ def is_transient(error: BaseException) -> bool:
 
 def may_exist(error: BaseException) -> bool:
     """Whether an exclusive create may have failed because the key exists (drivers disagree on the error)."""
-    if _status(error) == HTTPStatus.PRECONDITION_FAILED:
+    if status_of(error) == HTTPStatus.PRECONDITION_FAILED:
         return True
     return isinstance(error, FileExistsError) or (isinstance(error, OSError) and error.errno == errno.EINVAL)
 
@@ -69,15 +106,28 @@ def retrying(deadline_s: float) -> Callable[[Callable[[], T]], T]:
     )
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status behind `error`, if there is one."""
     # s3fs hands on a plain OSError; what the server said is in the error that caused it.
     for candidate in (error, error.__cause__):
-        response = getattr(candidate, "response", None)
-        if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            if isinstance(status, int):
-                return status
+        status = _answer(candidate).get("HTTPStatusCode", getattr(candidate, "status", None))
+        if isinstance(status, int):
+            return status
     return None
+
+
+def _answer(error: BaseException | None) -> Mapping[str, Any]:
+    response = getattr(error, "response", None)
+    found = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _headers(error: BaseException) -> Mapping[str, str]:
+    for candidate in (error, error.__cause__):
+        headers = _answer(candidate).get("HTTPHeaders", getattr(candidate, "headers", None))
+        if isinstance(headers, Mapping):
+            return headers
+    return {}
 
 
 def _is_client_failure(error: BaseException) -> bool:

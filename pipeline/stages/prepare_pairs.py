@@ -25,6 +25,7 @@ from pipeline.rerank.prepare import RerankPreparer
 from pipeline.rerank.schema import PAIR_FIELDS
 from pipeline.rerank.window import pack_pairs
 from pipeline.stages.meter import is_draining
+from pipeline.stages.worker_log import send_log_to
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, WorkItem
 from pipeline.window import window_bytes
@@ -53,6 +54,7 @@ class PreparePairsStage:
 
     def __init__(self, settings: PairSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
         keep_freed_memory()
+        send_log_to(meter)
         checkpoint = resolve_same(settings.model, settings.identity, weights=False)
         self._settings = settings
         self._meter = meter

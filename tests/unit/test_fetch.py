@@ -121,7 +121,7 @@ def test_local_files_that_cannot_be_had(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "said"), [("http", "not supported yet"), ("https", "not supported yet"), ("nope", "nope")]
+    ("scheme", "said"), [("http", "fetch.hosts"), ("https", "fetch.hosts"), ("nope", "nope"), ("local", "past every")]
 )
 def test_schemes_that_cannot_be_read_are_config_errors(scheme: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
