@@ -26,7 +26,7 @@ _STALL_ANSWERS = 5
 """Throttled answers in a row that are no chance any more: at 20 % of them 1 in 3,000, which costs one short pause."""
 
 _FIRST_PROBE_S = 0.25
-_LONGEST_PROBE_S = 10.0
+_LONGEST_PROBE_S = 4.0
 """Soon enough to notice the end of a stall, rare enough not to prolong it."""
 
 _FIRST_WORD_S = 5.0

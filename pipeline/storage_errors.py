@@ -41,6 +41,9 @@ _CLIENT_FAILURES = frozenset(
 )
 """Drivers' errors below HTTP, by top-level package and class, which are no OSError: nothing was answered."""
 
+_LASTING = frozenset({"aiohttp.ClientConnectorCertificateError", "aiohttp.InvalidURL"})
+"""Those of them that the next try meets again."""
+
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
 """Short enough to use a minute's deadline well, random so that many workers do not return at once."""
@@ -84,6 +87,8 @@ def is_transient(error: BaseException) -> bool:
         return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUS
     if isinstance(error, TimeoutError | ConnectionError):
         return True
+    if _names(error) & _LASTING:
+        return False
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _TRANSIENT_ERRNO
     return _is_client_failure(error)
@@ -131,6 +136,9 @@ def _headers(error: BaseException) -> Mapping[str, str]:
 
 
 def _is_client_failure(error: BaseException) -> bool:
+    return bool(_names(error) & _CLIENT_FAILURES)
+
+
+def _names(error: BaseException) -> set[str]:
     # By name: the drivers are optional, and importing one to look at an error would load it everywhere.
-    names = {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(error).__mro__}
-    return bool(names & _CLIENT_FAILURES)
+    return {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(error).__mro__}

@@ -10,6 +10,7 @@ are asked for as they are and never decompressed: what a server compresses all t
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC
@@ -54,7 +55,12 @@ class WebClient:
         self._session = aiohttp.ClientSession(
             # No limit of its own: the pace of each host and the caller's gate have that.
             connector=aiohttp.TCPConnector(
-                limit=0, resolver=CheckedResolver(rules), use_dns_cache=True, ttl_dns_cache=_RESOLVED_S
+                limit=0,
+                resolver=CheckedResolver(rules),
+                use_dns_cache=True,
+                ttl_dns_cache=_RESOLVED_S,
+                # Of its own: aiohttp's is made when it is imported, before SSL_CERT_FILE may be set.
+                ssl=ssl.create_default_context(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S),

@@ -92,8 +92,9 @@ class WebRules:
         if not _LEGAL.fullmatch(path + query):
             return url
         # As it was written: a server that signed its query would not know it in another spelling.
+        asked = f"[{host}]" if ":" in host else host
         return URL.build(
-            scheme=scheme, host=host, port=url.explicit_port, path=path or "/", query_string=query[1:], encoded=True
+            scheme=scheme, host=asked, port=url.explicit_port, path=path or "/", query_string=query[1:], encoded=True
         )
 
     def redirected(self, url: URL, location: str) -> URL:
