@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import RejectCode, RejectError
 from pipeline.pace import Pace, Turn
-from pipeline.storage_errors import is_throttling, is_transient, retry_after_s, status_of
+from pipeline.storage_errors import is_dead_name, is_throttling, is_transient, retry_after_s, status_of
 
 __all__ = ["Patience", "persist", "reject_of"]
 
@@ -88,6 +88,8 @@ def reject_of(error: BaseException) -> RejectError:
     why, status = f"{type(error).__name__}: {error}", status_of(error)
     if isinstance(error, FileNotFoundError | IsADirectoryError) or status in _MISSING:
         return RejectError(RejectCode.NOT_FOUND, "no such object")
+    if is_dead_name(error):
+        return RejectError(RejectCode.NOT_FOUND, "no such host")
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__ or status in _DENIED:
         return RejectError(RejectCode.ACCESS_DENIED, why)
     # asyncio.TimeoutError is TimeoutError; fsspec and botocore have their own.

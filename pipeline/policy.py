@@ -95,6 +95,15 @@ class FetchPolicy:
             self._check_bucket(scheme, uri)
         return scheme
 
+    def is_strange(self, uri: str) -> bool:
+        """Whether `uri` names a web host that is let in with all public ones, and not by its name."""
+        if scheme_of(uri) not in WEB_SCHEMES:
+            return False
+        try:
+            return not self.web.is_named(self.web.check(uri).raw_host or "")
+        except RejectError:
+            return True
+
     def local_file(self, uri: str) -> LocalFile:
         """The file that a local `uri` means. Raises RejectError(URI_NOT_ALLOWED) if it lies in none of the roots."""
         self.check(uri)

@@ -7,6 +7,7 @@ server asked for, and a retry policy. Nothing is raised here.
 from __future__ import annotations
 
 import errno
+import socket
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,7 +16,16 @@ from typing import Any, TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-__all__ = ["StatusError", "is_throttling", "is_transient", "may_exist", "retry_after_s", "retrying", "status_of"]
+__all__ = [
+    "StatusError",
+    "is_dead_name",
+    "is_throttling",
+    "is_transient",
+    "may_exist",
+    "retry_after_s",
+    "retrying",
+    "status_of",
+]
 
 T = TypeVar("T")
 
@@ -41,6 +51,8 @@ _CLIENT_FAILURES = frozenset(
 )
 """Drivers' errors below HTTP, by top-level package and class, which are no OSError: nothing was answered."""
 
+_DEAD_NAME = frozenset(getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA") if hasattr(socket, name))
+
 _LASTING = frozenset({"aiohttp.ClientConnectorCertificateError", "aiohttp.InvalidURL"})
 """Those of them that the next try meets again."""
 
@@ -56,6 +68,14 @@ class StatusError(Exception):
         self.status = status
         self.headers = headers
         super().__init__(f"HTTP {status}")
+
+
+def is_dead_name(error: BaseException) -> bool:
+    """Whether a resolver said for good that a web host does not exist."""
+    asked = "aiohttp.ClientConnectorDNSError" in _names(error)
+    return asked and any(
+        getattr(each, "errno", None) in _DEAD_NAME for each in (error, getattr(error, "os_error", None))
+    )
 
 
 def is_throttling(error: BaseException) -> bool:
@@ -87,7 +107,7 @@ def is_transient(error: BaseException) -> bool:
         return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUS
     if isinstance(error, TimeoutError | ConnectionError):
         return True
-    if _names(error) & _LASTING:
+    if _names(error) & _LASTING or is_dead_name(error):
         return False
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _TRANSIENT_ERRNO

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.answers import Answers
 from pipeline.config import FetchConfig
-from pipeline.errors import RejectCode, RejectError
+from pipeline.errors import IncompleteError, RejectCode, RejectError
 from pipeline.expected import MISSING
 from pipeline.fetch import Fetcher, FetchPolicy
 from pipeline.types import LoadedItem, Media, MediaKind, MediaRef, WorkItem
@@ -279,3 +280,45 @@ def test_https_is_verified_and_does_not_become_http(
             assert fetch.fetch(f"{url}/redirect?{secure}/picture") == PICTURE
             assert code_of(lambda: fetch.fetch(f"{secure}/redirect?{url}/picture")) is RejectCode.URI_NOT_ALLOWED
         assert [path for _, path, _ in server.asked if path == "/picture"] == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"), [("EAI_NONAME", RejectCode.NOT_FOUND), ("EAI_AGAIN", RejectCode.FETCH_FAILED)]
+)
+def test_a_name_that_is_gone_is_told_from_a_resolver_that_is(
+    monkeypatch: pytest.MonkeyPatch, answer: str, code: RejectCode
+) -> None:
+    asked = []
+
+    def resolve(host: str, *_: Any, **__: Any) -> None:
+        asked.append(host)
+        raise socket.gaierror(getattr(socket, answer), "no")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr("pipeline.patience._FIRST_WAIT_S", 0.01)
+    with fetcher(hosts=("*",), retries=2) as fetch:
+        assert code_of(lambda: fetch.fetch("https://gone.example.com/a")) is code
+    assert len(asked) == (1 if code is RejectCode.NOT_FOUND else 3)
+
+
+def test_dead_hosts_of_strangers_do_not_end_planning() -> None:
+    policy = FetchPolicy.of(FetchConfig(schemes=("https",), hosts=("*", "cdn.example.com")))
+
+    def judged(uri: str, failed: int) -> bool:
+        answers = Answers(policy.is_strange)
+        answers.given(100 - failed)
+        for _ in range(failed):
+            answers.to(lambda _: dead(), uri)
+        try:
+            answers.check()
+        except IncompleteError:
+            return False
+        return True
+
+    def dead() -> None:
+        raise RejectError(RejectCode.FETCH_TIMEOUT)
+
+    assert judged("https://somewhere.example/a", 40), "link rot"
+    assert not judged("https://somewhere.example/a", 60), "a network that is down"
+    assert not judged("https://cdn.example.com/a", 40), "the operator's own"
+    assert not judged("s3://bucket/a", 40)
