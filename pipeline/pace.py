@@ -26,7 +26,7 @@ _STALL_ANSWERS = 5
 """Throttled answers in a row that are no chance any more: at 20 % of them 1 in 3,000, which costs one short pause."""
 
 _FIRST_PROBE_S = 0.25
-_LONGEST_PROBE_S = 4.0
+_LONGEST_PROBE_S = 2.0
 """Soon enough to notice the end of a stall, rare enough not to prolong it."""
 
 _FIRST_WORD_S = 5.0
@@ -116,15 +116,27 @@ class Pace:
         asked_s = retry_after_s or 0.0
         self._stalled = self._stalled or self._answers >= _STALL_ANSWERS or asked_s > self._patience_s
         wait_s = max(asked_s, self._probe_wait_s() if self._stalled and turn.is_probe else _FIRST_PROBE_S)
-        self._given_up = self._stalled and now - self._since + asked_s > self._patience_s
-        if self._given_up:
-            # Whoever still waits, and all that come, ask once each: the first good answer ends it.
-            self._resume_at = now
-            self._wake()
-        elif self._stalled or asked_s:
+        waited_s = now - self._since
+        if self._stalled and waited_s + asked_s > self._patience_s:
+            self._give_up(waited_s, why)
+            return True
+        if self._stalled or asked_s:
             self._pause(wait_s)
-        self._tell(now - self._since, why)
-        return self._given_up
+        self._tell(waited_s, why)
+        return False
+
+    def _give_up(self, waited_s: float, why: str) -> None:
+        # Whoever still waits, and all that come, ask once each: the first good answer ends it.
+        self._resume_at = 0.0
+        if not self._given_up:
+            self._log.warning(
+                "%s has answered %s to every request for %.0f s, and asks for more patience than "
+                "fetch.throttle_patience_s (%g): what it does not give now is rejected, and tried by the next run",
+                self.name, why, waited_s, self._patience_s,
+            )  # fmt: skip
+            self._told_at_s = max(self._told_at_s, 2 * _FIRST_WORD_S)  # its return is news
+        self._given_up = True
+        self._wake()
 
     def _good_again(self) -> None:
         self._answers = 0
@@ -133,7 +145,6 @@ class Pace:
         self._given_up = False
         self._probes = 0
         self._told_at_s = _FIRST_WORD_S
-        self._resume_at = 0.0
 
     def _probe_wait_s(self) -> float:
         wait_s = min(_LONGEST_PROBE_S, _FIRST_PROBE_S * 2.0**self._probes)

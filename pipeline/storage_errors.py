@@ -107,11 +107,10 @@ def is_transient(error: BaseException) -> bool:
         return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _PASSING_STATUS
     if isinstance(error, TimeoutError | ConnectionError):
         return True
-    if _names(error) & _LASTING or is_dead_name(error):
-        return False
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in _TRANSIENT_ERRNO
-    return _is_client_failure(error)
+    names = _names(error)
+    if names & _CLIENT_FAILURES:
+        return not (names & _LASTING or is_dead_name(error))
+    return isinstance(error, OSError) and error.errno in _TRANSIENT_ERRNO
 
 
 def may_exist(error: BaseException) -> bool:
@@ -153,10 +152,6 @@ def _headers(error: BaseException) -> Mapping[str, str]:
         if isinstance(headers, Mapping):
             return headers
     return {}
-
-
-def _is_client_failure(error: BaseException) -> bool:
-    return bool(_names(error) & _CLIENT_FAILURES)
 
 
 def _names(error: BaseException) -> set[str]:

@@ -167,7 +167,7 @@ def _matches(host: str, pattern: str) -> bool:
 
 def _network(text: str) -> Network | None:
     try:
-        return ip_network(text.strip("[]"))
+        return ip_network(text.strip("[]"), strict=False)
     except ValueError:
         return None
 
