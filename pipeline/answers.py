@@ -24,17 +24,22 @@ _EARLY_ASKED = 200
 _EARLY_FRACTION = 0.5
 """Seconds of asking tell expired credentials; retrying a whole lake against them takes a night."""
 
+_STRANGER_FRACTION = 0.5
+"""Of web hosts that nobody named: of old lists of URLs a third leads nowhere, and more is a network that is down."""
+
 _FAILURES = frozenset({RejectCode.ACCESS_DENIED, RejectCode.FETCH_FAILED, RejectCode.FETCH_TIMEOUT})
 """What judges nothing. That there is no such object, or a too large one, is an answer."""
 
 
 class Answers:
-    """The count, kept by the threads that ask."""
+    """The count, kept by the threads that ask. `is_stranger` tells of a URI whether nobody vouches for its store."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_stranger: Callable[[str], bool] = lambda _: False) -> None:
         self._lock = threading.Lock()
+        self._is_stranger = is_stranger
         self._asked = 0
         self._codes: Counter[RejectCode] = Counter()
+        self._strangers: Counter[RejectCode] = Counter()
         self._example = ""
 
     def to(self, question: Callable[[str], T], uri: str) -> T | RejectError:
@@ -43,7 +48,7 @@ class Answers:
         try:
             answer = question(uri)
         except RejectError as error:
-            self._failed(error)
+            self._failed(error, uri)
             return error
         self.given(1)
         return answer
@@ -57,16 +62,19 @@ class Answers:
         """Raise IncompleteError if more failed than a sound store would let."""
         with self._lock:
             if self._codes.total() > max(_FAILED_MIN, _FAILED_FRACTION * self._asked):
-                raise self._stopped()
+                raise self._stopped(self._codes)
+            if self._strangers.total() > max(_FAILED_MIN, _STRANGER_FRACTION * self._asked):
+                raise self._stopped(self._strangers)
 
-    def _failed(self, error: RejectError) -> None:
+    def _failed(self, error: RejectError, uri: str) -> None:
         # What the policy refuses is no question.
         if error.code is RejectCode.URI_NOT_ALLOWED:
             return
         with self._lock:
             self._asked += 1
             if error.code in _FAILURES:
-                self._codes[error.code] += 1
+                codes = self._strangers if self._is_stranger(uri) else self._codes
+                codes[error.code] += 1
                 self._example = self._example or str(error)
 
     def _check_early(self) -> None:
@@ -75,12 +83,12 @@ class Answers:
             return
         with self._lock:
             if self._codes.total() > _EARLY_FRACTION * self._asked:
-                raise self._stopped()
+                raise self._stopped(self._codes)
 
-    def _stopped(self) -> IncompleteError:
-        codes = ", ".join(f"{code} {count}" for code, count in self._codes.most_common())
+    def _stopped(self, failed: Counter[RejectCode]) -> IncompleteError:
+        codes = ", ".join(f"{code} {count}" for code, count in failed.most_common())
         return IncompleteError(
-            f"the store refused or failed {self._codes.total()} of {self._asked} questions about objects ({codes}), "
+            f"the store refused or failed {failed.total()} of {self._asked} questions about objects ({codes}), "
             f"e.g. {self._example}; check credentials; nothing was changed; run again (or set inputs.identity: "
             "trust, which asks no store)"
         )

@@ -174,8 +174,8 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
         "give the URI or the bytes, or take the place out of the manifest's list",
     ),
     RejectCode.URI_NOT_ALLOWED: RejectMeaning(
-        Stage.FETCH, False, "the URI's scheme or folder is not allowed",
-        "add the scheme to fetch.schemes or the folder to fetch.local_roots",
+        Stage.FETCH, False, "the URI's scheme, host, bucket or folder is not allowed",
+        "allow it under fetch: schemes, hosts, private_hosts, buckets, local_roots",
     ),
     RejectCode.NOT_FOUND: RejectMeaning(
         Stage.FETCH, False, "no such file or object", "mend the manifest or restore the file",
@@ -185,7 +185,8 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
         "grant the job's role read access, or check fetch.storage_options",
     ),
     RejectCode.FETCH_FAILED: RejectMeaning(
-        Stage.FETCH, True, "the store kept failing after every retry", "run again; look at the store's health",
+        Stage.FETCH, True, "the store kept failing after every retry, or throttled for too long",
+        "run again; look at the store's health, or raise fetch.throttle_patience_s",
     ),
     RejectCode.FETCH_TIMEOUT: RejectMeaning(
         Stage.FETCH, True, "the read did not end within fetch.timeout_s", "run again, or raise fetch.timeout_s",

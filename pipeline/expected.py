@@ -17,7 +17,7 @@ from pipeline.errors import RejectCode
 from pipeline.manifest.location import scheme_of
 from pipeline.manifest.rows import ManifestRow, new_digest
 
-__all__ = ["BYTES", "MISSING", "Marks", "difference", "difference_of_refused", "given_marks"]
+__all__ = ["BYTES", "MISSING", "Marks", "difference", "difference_of_refused", "given_marks", "needs_bytes"]
 
 Marks = tuple[tuple[str, str], ...]
 """(name, text) pairs: those of `blobs.Stat.marks`, and the ones below."""
@@ -88,6 +88,11 @@ def _seconds(text: str) -> float | None:
 
 def _plain_etag(text: str) -> str:
     return text.strip().removeprefix("W/").strip('"').lower()
+
+
+def needs_bytes(expected: Marks) -> bool:
+    """Whether comparing with `expected` hashes a file's bytes."""
+    return any(name == BYTES or name in _HASH_CHARS.values() for name, _ in expected)
 
 
 def difference(expected: Marks, blob: Blob) -> str | None:

@@ -2,11 +2,12 @@
 
 In: work items, or URIs. Out: `LoadedItem`s, in the order of the items. Refused with RejectError: what the policy or
 the store refuses, and a file that is not the one that was planned (SOURCE_CHANGED); one bad medium rejects its item
-and touches no other.
+and touches no other. Local files and inline bytes are read by threads, all others by coroutines (`remote`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,43 +15,30 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
-
-from pipeline.blobs import (
-    Blob,
-    Patience,
-    Stat,
-    check_size,
-    digest_local,
-    digest_remote,
-    read_local,
-    read_remote,
-    stat_local,
-    stat_remote,
-)
+from pipeline.blobs import Blob, Stat, check_size
 from pipeline.errors import RejectCode, RejectError
-from pipeline.expected import difference, difference_of_refused
+from pipeline.expected import difference, difference_of_refused, needs_bytes
+from pipeline.local_files import digest_local, read_local, stat_local
 from pipeline.manifest.inline import InlineReader
 from pipeline.manifest.location import scheme_of
-from pipeline.object_pages import can_list, list_keys
+from pipeline.object_pages import list_keys
+from pipeline.objects import S3Objects
 from pipeline.policy import FetchPolicy
+from pipeline.remote import Remote
 from pipeline.sniff import kind_of
-from pipeline.storage import resolve
 from pipeline.types import LoadedItem, LoadedMedia, MediaKind, MediaRef, WorkItem
+from pipeline.web.rules import WEB_SCHEMES
 
 __all__ = ["FetchPolicy", "Fetcher"]
 
 THREADS = 16
-"""Reads of one worker under way at once: at 30 ms a GET some 500 images/s, more than a core decodes."""
+"""Local reads of one worker under way at once: enough to keep a network file system busy."""
 
 AHEAD_BYTES = 256 << 20
 """What may be fetched ahead of its use, judged by the largest of the last files."""
 
 _FIRST_FILES = 2
 """Files under way before the first size is known: enough to overlap, and no more than two of the largest."""
-
-_RECENT_FILES = 2 * THREADS
-"""As many as can be under way: where sizes grow, the first large file read speaks for all the next ones."""
 
 
 @dataclass(slots=True)
@@ -62,11 +50,12 @@ class _Ahead:
 
 
 class _Sizes:
-    """Sizes of the last files read, noted by the threads that read them."""
+    """Sizes of the last `files` files read, noted by the threads that read them."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: int) -> None:
+        # As many as can be under way: where sizes grow, the first large file read speaks for all the next ones.
         self._lock = threading.Lock()
-        self._recent_bytes: deque[int] = deque(maxlen=_RECENT_FILES)
+        self._recent_bytes: deque[int] = deque(maxlen=files)
 
     def note(self, size_bytes: int) -> None:
         with self._lock:
@@ -80,7 +69,7 @@ class _Sizes:
 
 
 class Fetcher:
-    """Reads media under a policy. Picklable and thread-safe; its threads and files start with the first read."""
+    """Reads media under a policy. Picklable and thread-safe; threads and connections start with the first read."""
 
     def __init__(self, policy: FetchPolicy, *, threads: int = THREADS, ahead_bytes: int = AHEAD_BYTES) -> None:
         self.policy = policy
@@ -91,9 +80,11 @@ class Fetcher:
     def _start(self) -> None:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
-        self._stores: dict[str, fsspec.AbstractFileSystem] = {}
+        self._elsewhere: Remote | None = None
         self._inline = InlineReader(self.policy.storage_options)
-        self._sizes = _Sizes()
+        # Twice what is read at once, so that the next read never waits for an item to be taken.
+        self._most_files = 2 * max(self._threads, self.policy.concurrency)
+        self._sizes = _Sizes(self._most_files)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"policy": self.policy, "_threads": self._threads, "_ahead_bytes": self._ahead_bytes}
@@ -103,11 +94,14 @@ class Fetcher:
         self._start()
 
     def close(self) -> None:
-        """Stop the threads; reads that have not begun are dropped."""
+        """Stop the threads and close the connections; reads that have not begun are dropped."""
         with self._lock:
-            if self._pool is not None:
-                self._pool.shutdown(wait=True, cancel_futures=True)
-                self._pool = None
+            pool, self._pool = self._pool, None
+            elsewhere, self._elsewhere = self._elsewhere, None
+        if elsewhere is not None:
+            elsewhere.close()
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def __enter__(self) -> Fetcher:
         return self
@@ -121,27 +115,21 @@ class Fetcher:
 
     def read(self, uri: str) -> Blob:
         """The bytes at `uri`, and what the store said with them. Raises RejectError."""
-        scheme = self.policy.check(uri)
-        if scheme == "file":
-            return read_local(self.policy.local_path(uri), self.policy.max_bytes)
-        fs = self._store(scheme)
-        return read_remote(fs, fs._strip_protocol(uri), self.policy.max_bytes, self._patience)
+        if self.policy.check(uri) == "file":
+            return read_local(self.policy.local_file(uri), self.policy.max_bytes)
+        return self._remote.wait_for(self._remote.read(uri))
 
     def digest(self, uri: str) -> str:
         """The digest (`manifest.rows.new_digest`) of the bytes at `uri`, never held whole. Raises RejectError."""
-        scheme = self.policy.check(uri)
-        if scheme == "file":
-            return digest_local(self.policy.local_path(uri), self.policy.max_bytes)
-        fs = self._store(scheme)
-        return digest_remote(fs, fs._strip_protocol(uri), self.policy.max_bytes, self._patience)
+        if self.policy.check(uri) == "file":
+            return digest_local(self.policy.local_file(uri), self.policy.max_bytes)
+        return self._remote.wait_for(self._remote.digest(uri))
 
     def stat(self, uri: str) -> Stat:
         """What the store says about `uri` without reading it. Raises RejectError as `fetch` does."""
-        scheme = self.policy.check(uri)
-        if scheme == "file":
-            return stat_local(self.policy.local_path(uri))
-        fs = self._store(scheme)
-        return stat_remote(fs, fs._strip_protocol(uri), self._patience)
+        if self.policy.check(uri) == "file":
+            return stat_local(self.policy.local_file(uri))
+        return self._remote.wait_for(self._remote.stat(uri))
 
     def folder(self, uri: str) -> tuple[str, str] | None:
         """The bucket and the folder that a listing finds `uri` by; None where it has to be asked for by itself."""
@@ -154,22 +142,23 @@ class Fetcher:
         What is not in the answer may be there all the same. Raises RejectError where the store lists nothing.
         """
         places = {uri: place for uri in uris if (place := self._place(uri)) is not None}
-        fs = self._store(scheme_of(uris[0]))
-        found = list_keys(fs, places[uris[0]][0], [key for _, key in places.values()], pays, self._patience)
+        scheme, bucket = scheme_of(uris[0]), places[uris[0]][0]
+
+        def ask(prefix: str, after: str, keys: int) -> dict[str, Any]:
+            return self._remote.wait_for(self._remote.page(scheme, bucket, prefix, after, keys))
+
+        found = list_keys(ask, [key for _, key in places.values()], pays)
         return {uri: found[key] for uri, (_, key) in places.items() if key in found}
 
     def _place(self, uri: str) -> tuple[str, str] | None:
         """Bucket and key of an object that may be read and listed."""
-        if scheme_of(uri) == "file":
+        if scheme_of(uri) in ("file", *WEB_SCHEMES):
             return None
         try:
-            fs = self._store(self.policy.check(uri))
+            store = self._remote.store(self.policy.check(uri))
         except RejectError:
             return None
-        if not can_list(fs):
-            return None
-        bucket, key, version = fs.split_path(fs._strip_protocol(uri))
-        return (bucket, key) if key and not version else None
+        return store.place(uri) if isinstance(store, S3Objects) else None
 
     def load(self, item: WorkItem) -> LoadedItem:
         """`item` with its media fetched at the same time. Raises RejectError for the first bad one."""
@@ -209,7 +198,7 @@ class Fetcher:
             elif not future.cancelled() and future.exception() is None:
                 held += len(future.result())
         # Items without media cost nothing to hold; their number is bounded so that a rejected one is told soon.
-        if coming >= 2 * self._threads or len(waiting) >= 4 * self._threads:
+        if coming >= self._most_files or len(waiting) >= 2 * self._most_files:
             return False
         files = coming + sum(len(medium.refs) for medium in item.media)
         size_bytes = self._sizes.expected_bytes()
@@ -218,8 +207,12 @@ class Fetcher:
         return held + files * size_bytes <= self._ahead_bytes
 
     def _begin(self, item: WorkItem) -> _Ahead:
-        refs = [ref for medium in item.media for ref in medium.refs]
-        return _Ahead(item, [self._executor().submit(self._bytes, ref, item) for ref in refs])
+        return _Ahead(item, [self._begun(ref, item) for medium in item.media for ref in medium.refs])
+
+    def _begun(self, ref: MediaRef, item: WorkItem) -> Future[bytes]:
+        if ref.uri is None or ref.is_vacant or scheme_of(ref.uri) == "file":
+            return self._executor().submit(self._bytes, ref, item)
+        return self._remote.begin(self._remote_bytes(ref, ref.uri))
 
     def _outcome(self, ahead: _Ahead) -> LoadedItem | RejectError:
         try:
@@ -243,10 +236,23 @@ class Fetcher:
         try:
             blob = self._blob(ref, item)
         except RejectError as error:
-            changed = difference_of_refused(ref.expected, error.code, self.policy.max_bytes)
-            if changed is None:
-                raise
-            raise RejectError(RejectCode.SOURCE_CHANGED, changed) from None
+            raise self._refused(ref, error) from None
+        return self._judged(ref, blob)
+
+    async def _remote_bytes(self, ref: MediaRef, uri: str) -> bytes:
+        try:
+            blob = await self._remote.read(uri)
+        except RejectError as error:
+            raise self._refused(ref, error) from None
+        if needs_bytes(ref.expected):
+            return await asyncio.to_thread(self._judged, ref, blob)  # hashing would hold up every other read
+        return self._judged(ref, blob)
+
+    def _refused(self, ref: MediaRef, error: RejectError) -> RejectError:
+        changed = difference_of_refused(ref.expected, error.code, self.policy.max_bytes)
+        return error if changed is None else RejectError(RejectCode.SOURCE_CHANGED, changed)
+
+    def _judged(self, ref: MediaRef, blob: Blob) -> bytes:
         changed = difference(ref.expected, blob)
         if changed is not None:
             raise RejectError(RejectCode.SOURCE_CHANGED, changed)
@@ -262,21 +268,17 @@ class Fetcher:
         return Blob(data, Stat(len(data), ()))
 
     @property
-    def _patience(self) -> Patience:
-        return Patience(self.policy.timeout_s, self.policy.retries)
+    def _remote(self) -> Remote:
+        with self._lock:
+            if self._elsewhere is None:
+                self._elsewhere = Remote(self.policy)
+            return self._elsewhere
 
     def _executor(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="fetch")
             return self._pool
-
-    def _store(self, scheme: str) -> fsspec.AbstractFileSystem:
-        # Made once from the scheme alone: a URI never chooses its driver or options (`a::b` chains).
-        with self._lock:
-            if scheme not in self._stores:
-                self._stores[scheme] = resolve(f"{scheme}://", self.policy.storage_options)[0]
-            return self._stores[scheme]
 
 
 def _loaded(kind: MediaKind, blobs: tuple[bytes, ...]) -> LoadedMedia:

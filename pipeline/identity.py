@@ -65,7 +65,7 @@ class Identifier:
         self._fetcher = fetcher
         self._mode = mode
         self._refused_folders: dict[str, bool] = {}
-        self._answers = Answers()
+        self._answers = Answers(fetcher.policy.is_strange)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="stat")
 
     def __enter__(self) -> Identifier:

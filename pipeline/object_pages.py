@@ -1,8 +1,8 @@
 """What S3 says about many objects of one folder at once: a page of its listing tells of a thousand.
 
-In: a filesystem, a bucket, and keys of one folder. Out: a `Stat` for each key that the pages name. Nothing is
+In: a way to ask for pages, and keys of one folder. Out: a `Stat` for each key that the pages name. Nothing is
 concluded from a key that no page names: stores differ in the order of their listings, so that one has to be asked for
-by itself. Refused with RejectError: what `blobs.patiently` makes of a store's errors.
+by itself. Raised is what asking raises.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import fsspec
-from fsspec.asyn import sync
+from pipeline.blobs import Stat, stat_of
 
-from pipeline.blobs import Patience, Stat, patiently, stat_of
+__all__ = ["PAGE_KEYS", "Ask", "Page", "list_keys", "walk"]
 
-__all__ = ["PAGE_KEYS", "Page", "can_list", "list_keys", "walk"]
+Ask = Callable[[str, str, int], Mapping[str, Any]]
+"""S3's `ListObjectsV2` of one bucket: prefix, the key to start after, keys at most."""
 
 PAGE_KEYS = 1000
 """What S3 puts on a page at most."""
@@ -34,17 +34,10 @@ class Page:
     more: bool
 
 
-def can_list(fs: fsspec.AbstractFileSystem) -> bool:
-    """Whether `list_keys` works on `fs`. Others hand out whole folders only, however large."""
-    return hasattr(fs, "_call_s3")
-
-
-def list_keys(
-    fs: fsspec.AbstractFileSystem, bucket: str, keys: Sequence[str], pays: int, patience: Patience
-) -> dict[str, Stat]:
-    """`keys` of one folder of `bucket`, as far as pages name them that tell of `pays` of them each."""
+def list_keys(ask: Ask, keys: Sequence[str], pays: int) -> dict[str, Stat]:
+    """`keys` of one folder of a bucket, as far as pages name them that tell of `pays` of them each."""
     prefix = keys[0].rpartition("/")[0]
-    return walk(keys, partial(_page, fs, bucket, f"{prefix}/" if prefix else "", patience), pays)
+    return walk(keys, partial(_page, ask, f"{prefix}/" if prefix else ""), pays)
 
 
 def walk(keys: Sequence[str], page_after: Callable[[str], Page], pays: int) -> dict[str, Stat]:
@@ -75,14 +68,8 @@ def _before(key: str) -> str:
     return key[:-1] + chr(ord(key[-1]) - 1) + _LAST_ASCII
 
 
-def _page(fs: Any, bucket: str, prefix: str, patience: Patience, after: str) -> Page:  # noqa: ANN401 - s3fs has no types
-    which = {"Bucket": bucket, "Prefix": prefix, "StartAfter": after, "MaxKeys": PAGE_KEYS}
-
-    def ask(left_s: float) -> dict[str, Any]:
-        answer: dict[str, Any] = sync(fs.loop, fs._call_s3, "list_objects_v2", timeout=left_s, **which)
-        return answer
-
-    answer = patiently(ask, patience)
+def _page(ask: Ask, prefix: str, after: str) -> Page:
+    answer = ask(prefix, after, PAGE_KEYS)
     stats = {each["Key"]: _stat(each) for each in answer.get("Contents", ()) if each.get("ETag")}
     return Page(stats, bool(answer.get("IsTruncated")))
 

@@ -1,8 +1,9 @@
-"""What may be read: the schemes and the folders that URIs of a manifest may point into.
+"""What may be read: the schemes, folders, buckets and hosts that URIs of a manifest may point into.
 
-In: a URI. Out: the local path or the object it means. Refused with RejectError (URI_NOT_ALLOWED): other schemes,
-credentials in a URI, local files outside the roots (symbolic links followed first). Raises ConfigError for schemes
-that cannot be read at all.
+In: a URI. Out: the local file or the scheme it means. Refused with RejectError (URI_NOT_ALLOWED), before any file or
+socket is opened: other schemes, other buckets, hosts as `web.rules` has it, credentials in a URI, local files outside
+the roots (symbolic links followed first) and those of the kernel. Raises ConfigError for schemes that cannot be read
+at all.
 """
 
 from __future__ import annotations
@@ -17,12 +18,24 @@ import fsspec
 
 from pipeline.config import FetchConfig
 from pipeline.errors import ConfigError, RejectCode, RejectError
+from pipeline.local_files import LocalFile
 from pipeline.manifest.location import scheme_of
+from pipeline.patience import Patience
 from pipeline.redaction import remember_options
+from pipeline.web.rules import WEB_SCHEMES, WebRules
 
 __all__ = ["FetchPolicy"]
 
-_UNSUPPORTED = ("http", "https")
+_WRAPPERS = frozenset(
+    {
+        "local", "reference", "generic", "simplecache", "filecache", "blockcache", "cached", "dir", "zip", "tar",
+        "libarchive", "data",
+    }
+)  # fmt: skip
+"""Drivers that open what a URI says within itself, past every rule here."""
+
+_KERNEL = ("/proc", "/sys", "/dev")
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - an ordinary file system
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _AUTHORITY = re.compile(r"^[^:]+://([^/]*)")
 
@@ -34,9 +47,12 @@ class FetchPolicy:
     schemes: frozenset[str]
     roots: tuple[str, ...]
     storage_options: Mapping[str, Mapping[str, Any]] = field(repr=False)  # it may hold secrets
+    buckets: frozenset[str] | None
+    web: WebRules
     max_bytes: int
-    timeout_s: float
-    retries: int
+    patience: Patience
+    throttle_patience_s: float
+    concurrency: int
 
     def __post_init__(self) -> None:
         # Also in a worker that unpickled it: what is logged there is redacted there.
@@ -49,7 +65,7 @@ class FetchPolicy:
     def of(cls, fetch: FetchConfig, manifest_folder: str | None = None) -> FetchPolicy:
         """The policy of `fetch`; without `local_roots` local files may lie in `manifest_folder`, if that is local.
 
-        Raises ConfigError for a scheme without a driver, and for http and https.
+        Raises ConfigError for a scheme without a driver, and for http(s) without hosts.
         """
         for scheme in fetch.schemes:
             _check_scheme(scheme)
@@ -59,9 +75,12 @@ class FetchPolicy:
             schemes=frozenset(fetch.schemes),
             roots=tuple(os.path.realpath(os.path.expanduser(root)) for root in given),  # noqa: PTH111
             storage_options=fetch.storage_options,
+            buckets=None if fetch.buckets is None else frozenset(fetch.buckets),
+            web=WebRules.of(fetch.schemes, fetch.hosts, fetch.private_hosts),
             max_bytes=fetch.max_bytes,
-            timeout_s=fetch.timeout_s,
-            retries=fetch.retries,
+            patience=Patience(fetch.timeout_s, fetch.retries),
+            throttle_patience_s=fetch.throttle_patience_s,
+            concurrency=fetch.concurrency,
         )
 
     def check(self, uri: str) -> str:
@@ -78,16 +97,32 @@ class FetchPolicy:
             raise _not_allowed("the URI carries credentials; put them under fetch.storage_options")
         if scheme == "file" and authority:
             raise _not_allowed("the file URI names another host")
+        if scheme in WEB_SCHEMES:
+            self.web.check(uri)
+        elif scheme != "file":
+            self._check_bucket(scheme, uri)
         return scheme
 
-    def local_path(self, uri: str) -> str:
-        """The real path of a local `uri`. Raises RejectError(URI_NOT_ALLOWED) if it lies in none of the roots."""
+    def is_strange(self, uri: str) -> bool:
+        """Whether `uri` names a web host that is let in with all public ones, and not by its name."""
+        if scheme_of(uri) not in WEB_SCHEMES:
+            return False
+        try:
+            return not self.web.is_named(self.web.check(uri).raw_host or "")
+        except RejectError:
+            return True
+
+    def local_file(self, uri: str) -> LocalFile:
+        """The file that a local `uri` means. Raises RejectError(URI_NOT_ALLOWED) if it lies in none of the roots."""
         self.check(uri)
         real = _real(uri)
         # A path that does not start at / is relative to nobody: `location.locate` makes all of ours absolute.
-        if real is None or not uri.startswith("/") or not self._holds(real):
+        root = None if real is None or not uri.startswith("/") else self._root_of(real)
+        if real is None or root is None:
             raise _not_allowed("the file lies in no folder of fetch.local_roots")
-        return real
+        if _is_kernels(real):
+            raise _not_allowed("the path is one of the kernel's")
+        return LocalFile(root, os.path.relpath(real, root))
 
     def is_inside(self, folder: str) -> bool:
         """Whether the local `folder`, its links followed, is one of the roots or lies in one."""
@@ -95,7 +130,16 @@ class FetchPolicy:
         return real is not None and self._holds(real)
 
     def _holds(self, real: str) -> bool:
-        return any(real == root or real.startswith(root.rstrip("/") + "/") for root in self.roots)
+        return self._root_of(real) is not None
+
+    def _root_of(self, real: str) -> str | None:
+        return next((root for root in self.roots if real == root or real.startswith(root.rstrip("/") + "/")), None)
+
+    def _check_bucket(self, scheme: str, uri: str) -> None:
+        # By prefix, not by the part before a slash: the ARN of an access point holds one.
+        if self.buckets is None or any(uri[len(scheme) + 3 :].startswith(f"{each}/") for each in self.buckets):
+            return
+        raise _not_allowed("the bucket is not in fetch.buckets")
 
 
 def _real(path: str) -> str | None:
@@ -105,9 +149,16 @@ def _real(path: str) -> str | None:
         return None
 
 
+def _is_kernels(real: str) -> bool:
+    below = real + "/"
+    return any(below.startswith(f"{each}/") for each in _KERNEL) and not below.startswith(f"{_SHARED_MEMORY}/")
+
+
 def _check_scheme(scheme: str) -> None:
-    if scheme in _UNSUPPORTED:
-        raise ConfigError(f"fetch.schemes: {scheme} is not supported yet; copy the files to a folder or a bucket")
+    if scheme in WEB_SCHEMES:
+        return
+    if scheme in _WRAPPERS:
+        raise ConfigError(f"fetch.schemes: {scheme} reads what a URI says within itself, past every rule of fetch")
     try:
         fsspec.get_filesystem_class(scheme)
     except (ValueError, ImportError) as error:

@@ -28,6 +28,7 @@ from pipeline.redaction import redacted_errors
 from pipeline.schema import CARRY_PREFIX
 from pipeline.speech import guard_process
 from pipeline.stages.meter import is_draining
+from pipeline.stages.worker_log import send_log_to
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import Prepared, Reject, WorkItem
 from pipeline.window import pack_window, window_bytes
@@ -55,6 +56,7 @@ class PrepareStage:
     def __init__(self, settings: PrepareSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
         guard_process()
         keep_freed_memory()
+        send_log_to(meter)
         checkpoint = resolve_same(settings.model, settings.identity, weights=False)
         self._settings = settings
         self._meter = meter

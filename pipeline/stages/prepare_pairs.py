@@ -31,6 +31,7 @@ from pipeline.rerank.schema import PAIR_FIELDS
 from pipeline.rerank.window import pack_pairs
 from pipeline.speech import guard_process
 from pipeline.stages.meter import is_draining
+from pipeline.stages.worker_log import send_log_to
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, WorkItem
 from pipeline.window import window_bytes
@@ -72,6 +73,7 @@ class PreparePairsStage:
     def __init__(self, settings: PairSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
         guard_process()
         keep_freed_memory()
+        send_log_to(meter)
         checkpoint = resolve_same(settings.model, settings.identity, weights=False)
         self._settings = settings
         self._meter = meter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from pipeline.blobs import Blob, Stat
 from pipeline.config import FetchConfig
 from pipeline.errors import ConfigError, RejectCode, RejectError
 from pipeline.fetch import Fetcher, FetchPolicy
+from pipeline.local_files import LocalFile
 from pipeline.types import LoadedItem, LoadedMedia, Media, MediaKind, MediaRef, WorkItem
 from tests.fixtures.manifests import HF_IMAGE, write_parquet
 
@@ -98,6 +100,45 @@ def test_what_is_not_allowed_is_refused_at_once(hostile: Path, uri: str) -> None
     assert time.monotonic() - started < 1
 
 
+def test_the_kernels_files_are_no_media_under_any_root(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening, fetcher(local_roots=("/",)) as fetch:
+        listening.bind(str(tmp_path / "socket"))
+        os.mkfifo(tmp_path / "fifo")
+        (tmp_path / "full").symlink_to("/dev/full")
+        named = (
+            "/proc/self/environ",
+            "/proc/self/mem",
+            "/proc/kmsg",
+            "/sys/kernel/uevent_seqnum",
+            "/dev/zero",
+            "/dev/tty",
+        )
+        for path in (*named, tmp_path / "socket", tmp_path / "fifo", tmp_path / "full", "/dev/stdin", tmp_path):
+            started = time.monotonic()
+            assert fetch_code(fetch, path) is RejectCode.URI_NOT_ALLOWED, path
+            assert time.monotonic() - started < 1
+
+
+def test_a_folder_that_becomes_a_link_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the judgement of a path and its opening the folder is replaced by a link out of the root."""
+    root = tmp_path / "root"
+    for folder in (root / "folder", tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+        (folder / "a").write_bytes(folder.name.encode())
+    judge = FetchPolicy.local_file
+
+    def swap(policy: FetchPolicy, uri: str) -> LocalFile:
+        judged = judge(policy, uri)
+        (root / "folder").rename(root / "before")
+        (root / "folder").symlink_to(tmp_path / "elsewhere")
+        return judged
+
+    with fetcher(root) as fetch:
+        assert fetch.fetch(str(root / "folder" / "a")) == b"folder"
+        monkeypatch.setattr(FetchPolicy, "local_file", swap)
+        assert fetch_code(fetch, root / "folder" / "a") in (RejectCode.NOT_FOUND, RejectCode.URI_NOT_ALLOWED)
+
+
 def test_without_roots_nothing_local_is_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     for fetch in (fetcher("s3://bucket/m"), fetcher(None), fetcher(tmp_path, local_roots=())):
@@ -121,7 +162,7 @@ def test_local_files_that_cannot_be_had(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "said"), [("http", "not supported yet"), ("https", "not supported yet"), ("nope", "nope")]
+    ("scheme", "said"), [("http", "fetch.hosts"), ("https", "fetch.hosts"), ("nope", "nope"), ("local", "past every")]
 )
 def test_schemes_that_cannot_be_read_are_config_errors(scheme: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -112,7 +112,7 @@ def test_a_file_written_to_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
             path.write_bytes(b"y" * (1001 if change == "longer" else 10))
         return read(handle, size)
 
-    monkeypatch.setattr("pipeline.blobs.os.read", meanwhile)
+    monkeypatch.setattr("pipeline.local_files.os.read", meanwhile)
     config = job_config(tmp_path / "m.parquet", tmp_path / "out")
     with Fetcher(FetchPolicy.of(config.fetch, str(tmp_path))) as fetcher:
         for reading in (fetcher.fetch, fetcher.digest):
