@@ -21,6 +21,7 @@ from pipeline.manifest.work import from_work_table
 from pipeline.policy import FetchPolicy
 from pipeline.prepare import Preparer
 from pipeline.schema import CARRY_PREFIX
+from pipeline.stages.load_guard import guarded_loads
 from pipeline.stages.meter import is_draining
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, Reject, WorkItem
@@ -57,7 +58,8 @@ class PrepareStage:
         if is_draining(self._meter):
             return
         settings = self._settings
-        loaded = self._fetcher.load_many(from_work_table(block))
+        items = from_work_table(block)
+        loaded = guarded_loads(self._meter, [item.id for item in items], items, self._fetcher.load_many)
         for window in windows(block, loaded, self._preparer.prepare, settings.window_bytes, settings.window_tokens):
             self._meter.prepared.remote(len(window.column("items")[0]))
             yield window

@@ -5,6 +5,7 @@ A stage never raises on data: a side that cannot be fetched, decoded or template
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from pipeline.rerank.pair import RerankHalf
 from pipeline.rerank.prepare import RerankPreparer
 from pipeline.rerank.schema import PAIR_FIELDS
 from pipeline.rerank.window import pack_pairs
+from pipeline.stages.load_guard import guarded_loads
 from pipeline.stages.meter import is_draining
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, WorkItem
@@ -64,11 +66,24 @@ class PreparePairsStage:
         if is_draining(self._meter):
             return
         settings = self._settings
-        for tile in range(block.num_rows):
+        for place in range(block.num_rows):
             bounds = (settings.window_bytes, settings.window_tokens)
-            for window in pair_windows(block.slice(tile, 1), self._fetcher.load_many, self._preparer, *bounds):
+            tile = block.slice(place, 1)
+            for window in pair_windows(tile, self._guarded(tile), self._preparer, *bounds):
                 self._meter.prepared.remote(len(window.column("pairs")[0]))
                 yield window
+
+    def _guarded(self, tile: pa.Table) -> Load:
+        names = [f"{pair['query_id']!r} {pair['doc_id']!r}" for pair in tile.column("pairs")[0].as_py()]
+        # A side is in many tiles, of which others may be under way: it is named by the one that it is in.
+        scope = hashlib.blake2b("\n".join(names).encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+        def load(items: Iterable[WorkItem]) -> Iterator[tuple[WorkItem, LoadedItem | RejectError]]:
+            held = list(items)
+            keys = [f"{scope} {place} {item.id}" for place, item in enumerate(held)]
+            return guarded_loads(self._meter, keys, held, self._fetcher.load_many)
+
+        return load
 
 
 def pair_windows(
