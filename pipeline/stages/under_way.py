@@ -38,6 +38,7 @@ class UnderWay:
         self._held: set[str] = set()
         self._alone: Counter[str] = Counter()
         self._causes: dict[str, str] = {}
+        self._named: set[str] = set()
         self._culprits = 0
 
     def begin(self, keys: Iterable[str]) -> bool:
@@ -57,7 +58,9 @@ class UnderWay:
             self._held.add(key)
             self._alone[key] += 1
             return None
-        self._culprits += 1
+        if key not in self._named:
+            self._named.add(key)
+            self._culprits += 1
         if self._culprits > MIN_CULPRITS + CULPRIT_FRACTION * done:
             raise LakevecError(
                 f"workers died of {self._culprits} items while {done} came through, the last time of: "
@@ -73,6 +76,7 @@ class UnderWay:
             self._held.discard(key)
             del self._alone[key]
             self._causes.pop(key, None)
+            self._named.discard(key)
 
     def blame(self, key: str, cause: str) -> None:
         """A worker is about to die of `key`, which it holds alone."""
