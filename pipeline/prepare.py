@@ -44,7 +44,7 @@ class Preparer:
         drafts = self._drafter.drafts(item, media, inputs.max_length)
         shrunk = False
         if inputs.over_length == "truncate" and any(medium.kind is MediaKind.VIDEO for medium in media):
-            frame_tokens = self._tokenizer.count(compose(instruction, (), ""))
+            frame_tokens = self._tokenizer.count(compose(instruction, (), ""), max_length=inputs.max_length)
             drafts, shrunk = self._drafter.fitted(drafts, inputs.max_length - frame_tokens)
         encoded = self._tokenizer.encode(
             compose(instruction, [draft.slot for draft in drafts], text),
