@@ -114,9 +114,7 @@ class Embedder(FrontDoor[Prepared, Encoder]):
         unit = quantize(encoded.vectors, [self._spec])
         vectors[start : start + len(slab)] = unit.columns[self._spec.name]
         for index in (start + np.flatnonzero(~unit.ok)).tolist():
-            failures[index] = encoding_failure(
-                str(index), dict(encoded.too_large).get(index - start), NON_FINITE_DETAIL
-            )
+            failures[index] = encoding_failure(str(index), encoded.problems.get(index - start), NON_FINITE_DETAIL)
 
 
 def _load(checkpoint: Checkpoint, config: ModelConfig, device: str) -> Encoder:

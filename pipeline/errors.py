@@ -4,6 +4,7 @@ LakevecError             what a user sees: says what happened, where, and what t
 ├── ConfigError          exit 2: the config, the model folder or the machine cannot run this job
 ├── ManifestError        exit 2: the manifest cannot be read as one
 │   └── DuplicateIdsError  some of its ids are there twice
+├── DeviceLostError      exit 1: the GPU failed in a way that only a new process gets over
 ├── OwnershipError       exit 4: the output belongs to a live run or to another kind of index
 ├── IncompleteError      exit 5: stopped early; run again to continue
 └── IndexCorruptError    exit 1: the index breaks its own invariants
@@ -25,6 +26,7 @@ __all__ = [
     "NON_FINITE_DETAIL",
     "NON_FINITE_SCORE",
     "ConfigError",
+    "DeviceLostError",
     "DuplicateIdsError",
     "ExitCode",
     "IncompleteError",
@@ -89,6 +91,10 @@ class DuplicateIdsError(ManifestError):
         super().__init__(f"column 'id' has {total} duplicate ids; expected each id once; found {named}")
         self.total = total
         self.rows = rows
+
+
+class DeviceLostError(LakevecError):
+    """The GPU failed in a way that sticks to this process: it can compute nothing more, a new process can."""
 
 
 class OwnershipError(LakevecError):
@@ -156,6 +162,8 @@ class RejectCode(StrEnum):
     CONTROL_TOKEN = "CONTROL_TOKEN"  # noqa: S105 - no password
     NON_FINITE = "NON_FINITE"
     GPU_OOM = "GPU_OOM"
+    ENCODE_FAILED = "ENCODE_FAILED"
+    DEVICE_ERROR = "DEVICE_ERROR"
     WORKER_CRASHED = "WORKER_CRASHED"
 
     @property
@@ -262,6 +270,14 @@ _MEANINGS: dict[RejectCode, RejectMeaning] = {
     RejectCode.GPU_OOM: RejectMeaning(
         Stage.ENCODE, True, "the item alone needs more memory than the device has left",
         "use a larger GPU, or lower inputs.max_length or inputs.image.max_pixels; run again",
+    ),
+    RejectCode.ENCODE_FAILED: RejectMeaning(
+        Stage.ENCODE, True, "the model failed on the item, alone as well, in a way that lakevec does not know",
+        "report the item with the detail; run again",
+    ),
+    RejectCode.DEVICE_ERROR: RejectMeaning(
+        Stage.ENCODE, True, "the GPU failed on the item, alone as well, in a way that ends the process",
+        "look at the GPU's health (dmesg, nvidia-smi -q); if other items do well on it, report the item; run again",
     ),
     RejectCode.WORKER_CRASHED: RejectMeaning(
         Stage.RUN, True, "the worker died each time it held this item, alone as well",

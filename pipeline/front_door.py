@@ -106,11 +106,10 @@ def with_instruction(inputs: Inputs, instruction: str | None) -> Inputs:
     return inputs if instruction is None else inputs.model_copy(update={"instruction": instruction})
 
 
-def encoding_failure(place: str, too_large: str | None, not_finite: str) -> Reject:
-    """Why the item at `place` got nothing out of the model: `too_large` for the device, or what is `not_finite`."""
-    if too_large is not None:
-        return Reject(place, RejectCode.GPU_OOM, scrub(too_large))
-    return Reject(place, RejectCode.NON_FINITE, not_finite)
+def encoding_failure(place: str, problem: tuple[RejectCode, str] | None, not_finite: str) -> Reject:
+    """Why the item at `place` got nothing out of the model: its `problem` there, or what is `not_finite`."""
+    code, detail = problem or (RejectCode.NON_FINITE, not_finite)
+    return Reject(place, code, scrub(detail))
 
 
 def name_failures(failures: Mapping[str, Reject]) -> str:

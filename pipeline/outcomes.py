@@ -40,7 +40,8 @@ def window_outcomes(
 ) -> pa.Table:
     """`window`'s rows with the vectors of its prepared items, `encoded`, quantised to `specs`.
 
-    An item too large for the device becomes a `GPU_OOM` reject, a vector with NaN, infinity or zero norm `NON_FINITE`.
+    An item that failed alone becomes a reject with its code (`GPU_OOM` if it is too large for the device), a vector
+    with NaN, infinity or zero norm `NON_FINITE`.
     """
     hidden_dim = int(encoded.vectors.shape[1])
     quantized = quantize(encoded.vectors, specs)
@@ -52,7 +53,7 @@ def window_outcomes(
         field.name: array.take(taken)
         for field, array in zip(vector_fields(specs, hidden_dim), quantized.arrays(), strict=True)
     }
-    facts = _with_failures(window, quantized.ok, dict(encoded.too_large))
+    facts = _with_failures(window, quantized.ok, encoded.problems)
     columns |= {name: facts.column(name) for name in facts.column_names} | _reject_columns(facts)
     schema = outcomes_schema(specs, hidden_dim, carry)
     table = pa.table([columns[field.name] for field in schema], schema=schema)
@@ -75,14 +76,13 @@ def crashed_outcomes(
     return pa.table([columns.get(field.name, pa.nulls(n, field.type)) for field in schema], schema=schema)
 
 
-def _with_failures(window: Window, ok: NDArray[np.bool_], too_large: dict[int, str]) -> pa.Table:
+def _with_failures(window: Window, ok: NDArray[np.bool_], problems: dict[int, tuple[RejectCode, str]]) -> pa.Table:
     facts = window.facts
     codes, details = facts.column("code").to_pylist(), facts.column("detail").to_pylist()
     for index in np.flatnonzero(~ok).tolist():
         row = window.rows[index]
-        codes[row], details[row] = str(RejectCode.NON_FINITE), NON_FINITE_DETAIL
-        if index in too_large:
-            codes[row], details[row] = str(RejectCode.GPU_OOM), scrub(too_large[index])
+        code, detail = problems.get(index, (RejectCode.NON_FINITE, NON_FINITE_DETAIL))
+        codes[row], details[row] = str(code), scrub(detail)
     for name, values in (("code", codes), ("detail", details)):
         facts = facts.set_column(facts.column_names.index(name), name, pa.array(values, pa.string()))
     return facts

@@ -39,6 +39,21 @@ class Prefixed:
         """`items` as they are."""
         return cls((), tuple(items), (WHOLE,) * len(items))
 
+    def joined(self, index: int) -> Prepared:
+        """Item `index` in one piece. Its `content_hash` is that of the part, which names no whole."""
+        item = self.items[index]
+        if self.of[index] == WHOLE:
+            return item
+        prefix = self.prefixes[self.of[index]]
+        return replace(
+            item,
+            input_ids=np.concatenate([prefix.input_ids, item.input_ids]),
+            position_ids=np.concatenate([prefix.position_ids, item.position_ids], axis=1),
+            visuals=(*prefix.visuals, *item.visuals),
+            n_visual_tokens=prefix.n_visual_tokens + item.n_visual_tokens,
+            n_frames=prefix.n_frames + item.n_frames,
+        )
+
     @property
     def saved_tokens(self) -> int:
         """Tokens that need not be computed because a prefix is shared."""

@@ -63,7 +63,9 @@ class Preparer:
         room_tokens = None
         if inputs.over_length == "truncate" and any(medium.kind is MediaKind.VIDEO for medium in media):
             instruction = resolve_instruction(item.instruction, inputs.instruction)
-            room_tokens = inputs.max_length - self._tokenizer.count(compose(instruction, (), ""))
+            room_tokens = inputs.max_length - self._tokenizer.count(
+                compose(instruction, (), ""), max_length=inputs.max_length
+            )
         return media_job(item, media, inputs, limit_tokens=inputs.max_length, room_tokens=room_tokens)
 
     def finish(self, item: LoadedItem, read: ReadMedia) -> Prepared:

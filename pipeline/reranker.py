@@ -175,10 +175,10 @@ class Reranker(FrontDoor[RerankHalf, "Qwen3VLReranker"]):
         encoded = self._model.score([pair for _, pair in held])
         indices = np.array([index for index, _ in held], np.int64)
         logits[indices] = encoded.vectors[:, 0]
-        too_large = dict(encoded.too_large)
+        problems = encoded.problems
         for row in np.flatnonzero(~np.isfinite(logits[indices])).tolist():
             index = int(indices[row])
-            failures[index] = encoding_failure(str(index), too_large.get(row), NON_FINITE_SCORE)
+            failures[index] = encoding_failure(str(index), problems.get(row), NON_FINITE_SCORE)
 
 
 def _bytes(pair: PreparedPair) -> int:

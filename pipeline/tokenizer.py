@@ -47,9 +47,15 @@ _RERANKER_END = "<|im_end|>\n<|im_start|>assistant\n"
 _NFC_SHRINK = 4
 """NFC joins at most so many code points into one for the scripts that it joins (Hangul 3, Latin and Greek 4)."""
 
+_CHARS_PER_TOKEN = (16, 64)
+"""Beginnings of a long text that are tried: prose has four characters a token, the densest script about one, a run of
+blanks 128."""
 
 CACHED_PIECES = 256
 """Instructions and timestamps that recur; rows with instructions of their own push each other out, harmlessly."""
+
+CACHED_CHARS = 4096
+"""A longer instruction is hardly one that recurs, and a cache of them would be megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +87,7 @@ class PromptTokenizer:
         self._reference.no_padding()
         self._neutral, self._neutral_ids = _without_special_tokens(self._reference)
         # The pieces around the user's text are the same in nearly every prompt, and were half the work of a short one.
-        self._fixed = lru_cache(maxsize=CACHED_PIECES)(self._plain)
+        self._cached = lru_cache(maxsize=CACHED_PIECES)(self._plain)
         self._path = path
         # A byte-level token has one character a byte, and no character of text takes less than a byte.
         self._max_token_chars = max(map(len, self._reference.get_vocab(with_added_tokens=False)))
@@ -155,7 +161,7 @@ class PromptTokenizer:
         if excess > ids.text_tokens:
             raise RejectError(
                 RejectCode.OVER_LENGTH,
-                f"visuals and instruction take {ids.fixed_tokens} tokens of {max_length} without any text",
+                f"visuals and instruction take at least {ids.fixed_tokens} tokens of {max_length} without any text",
             )
         return Encoded(ids.without(excess), truncated=True)
 
@@ -167,37 +173,54 @@ class PromptTokenizer:
         Of a text that passes `max_length` whatever its tokens are, only as much is read as shows that. Raises
         `CONTROL_TOKEN` for a literal pad in `control_tokens="reference"`.
         """
-        before = self._pieces(prompt.before, control_tokens)
-        after = self._pieces(prompt.after, control_tokens)
-        text = prompt.text
-        if max_length is not None:
-            # Longer text cannot fit whatever its tokens are; tokenising all of it could exhaust the memory.
-            text = text[: (max_length + 1) * self._max_token_chars * _NFC_SHRINK]
-        whole = np.concatenate([before, self._plain(prompt.head + text + prompt.tail, control_tokens), after])
+        before = self._pieces(prompt.before, control_tokens, max_length)
+        after = self._pieces(prompt.after, control_tokens, max_length)
+        # A reranker's head holds the instruction, which is as long as its row has it.
+        head, text = self._bounded(prompt.head, max_length), self._bounded(prompt.text, max_length)
+        whole = np.concatenate([before, self._plain(head + text + prompt.tail, control_tokens), after])
         tail = np.concatenate([self._fixed(prompt.tail, control_tokens), after])
         apart = whole
         if prompt.tail:
-            apart = np.concatenate([before, self._plain(prompt.head + text, control_tokens), tail])
-        kept = len(before) + len(self._fixed(prompt.head, control_tokens)) + len(tail)
+            apart = np.concatenate([before, self._plain(head + text, control_tokens), tail])
+        kept = len(before) + len(self._fixed(head, control_tokens)) + len(tail)
         return CuttableIds(whole, apart, tail_tokens=len(tail), text_tokens=max(0, len(whole) - kept))
 
-    def count(self, prompt: Prompt) -> int:
-        """Tokens of `prompt` in full, its control tokens neutralised."""
+    def count(self, prompt: Prompt, *, max_length: int | None = None) -> int:
+        """Tokens of `prompt`, its control tokens neutralised; any number above `max_length` if there are more."""
         pieces = (*prompt.before, Plain(prompt.head + prompt.text + prompt.tail), *prompt.after)
-        return len(self._pieces(pieces, "neutralise"))
+        return len(self._pieces(pieces, "neutralise", max_length))
 
     def decode(self, input_ids: NDArray[np.int32]) -> str:
         """The text of `input_ids`, control tokens written out."""
         return str(self._reference.decode(input_ids.tolist(), skip_special_tokens=False))
 
-    def _pieces(self, pieces: Iterable[Plain | Control], control_tokens: ControlTokens) -> NDArray[np.int32]:
+    def _bounded(self, text: str, max_length: int | None) -> str:
+        """`text`, or as much of it as has more than twice `max_length` tokens: what is cut off then has no part in
+        the ones that are kept, and tokenising 50 MB would take a minute and gigabytes."""
+        if max_length is None:
+            return text
+        for chars in _CHARS_PER_TOKEN:
+            begun = text[: (max_length + 1) * chars]
+            if len(begun) == len(text):
+                return text
+            if len(self._plain(begun, "neutralise")) > 2 * (max_length + 1):
+                return begun
+        # Longer text cannot fit whatever its tokens are.
+        return text[: (max_length + 1) * self._max_token_chars * _NFC_SHRINK]
+
+    def _pieces(
+        self, pieces: Iterable[Plain | Control], control_tokens: ControlTokens, max_length: int | None = None
+    ) -> NDArray[np.int32]:
         parts = [np.empty(0, np.int32)]
         for piece in pieces:
             if isinstance(piece, Control):
                 parts.append(np.full(piece.count, piece.token_id, np.int32))
             else:
-                parts.append(self._fixed(piece.text, control_tokens))
+                parts.append(self._fixed(self._bounded(piece.text, max_length), control_tokens))
         return np.concatenate(parts)
+
+    def _fixed(self, text: str, control_tokens: ControlTokens) -> NDArray[np.int32]:
+        return (self._cached if len(text) <= CACHED_CHARS else self._plain)(text, control_tokens)
 
     def _plain(self, text: str, control_tokens: ControlTokens) -> NDArray[np.int32]:
         well_formed = text.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate is no Unicode text

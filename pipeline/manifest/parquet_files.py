@@ -33,6 +33,9 @@ _BUFFER_BYTES = 1 << 20
 
 _UNSAFE_EXTENSIONS = re.compile(rb"ray\.(?:data|air)\.\w+|arrow\.py_extension_type")
 
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]{32,}")
+"""A schema of one unnamed field already takes more than a hundred."""
+
 
 def open_parquet(file: BinaryIO, name: str) -> pq.ParquetFile:
     """`file` as Parquet. Raises ManifestError for extension types whose reading runs foreign code."""
@@ -67,17 +70,24 @@ def _footer(file: BinaryIO) -> bytes:
         return b""
     file.seek(end - 8)
     length = int.from_bytes(file.read(4), "little")
-    if length > end - 12:
+    if length > end - 8:
         return b""
     file.seek(end - 8 - length)
     return file.read(length)
 
 
 def _arrow_schemas(footer: bytes) -> Iterator[bytes]:
-    # Thrift compact: a value follows its key as type byte 0x18, varint length, bytes.
-    for match in re.finditer(rb"ARROW:schema\x18([\x80-\xff]*[\x00-\x7f])", footer):
-        length = sum((byte & 0x7F) << (7 * i) for i, byte in enumerate(match[1]))
-        yield base64.b64decode(footer[match.end() : match.end() + length], validate=False)
+    """Whatever in `footer` could be the Arrow schema that pyarrow takes from it.
+
+    It is the base64 value of a Thrift pair, and Thrift has more than one way to write a pair. So this looks at every
+    run of base64, from each of four starts, for the byte before it may be of the alphabet too.
+    """
+    if b"ARROW:schema" not in footer:
+        return
+    for run in _BASE64.finditer(footer):
+        for start in range(4):
+            whole = run[0][start:]
+            yield base64.b64decode(whole[: len(whole) // 4 * 4])
 
 
 def rows_per_batch(parquet: pq.ParquetFile, columns: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from pipeline.manifest.json_lines import json_batches, json_schema
 from pipeline.manifest.listing import Format, ManifestFile
 from pipeline.manifest.orc_files import orc_batches, orc_schema
 from pipeline.manifest.parquet_files import open_parquet, parquet_batches
+from pipeline.manifest.well_formed import well_formed
 from pipeline.storage import resolve
 from pipeline.storage_errors import is_transient
 
@@ -64,7 +65,7 @@ def read_batches(file: ManifestFile, schema: pa.Schema, columns: Sequence[str], 
         else:
             batches = csv_batches(handle, columns, file.names)
         for batch in batches:
-            yield pa.Table.from_batches([batch])
+            yield well_formed(pa.Table.from_batches([batch]))
 
 
 @contextmanager

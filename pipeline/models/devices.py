@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
 
 from pipeline.errors import ConfigError
 
-__all__ = ["Gpu", "free_bytes", "gpus", "pick_device", "torch_build"]
+__all__ = ["Gpu", "free_bytes", "gpus", "has_room", "pick_device", "torch_build"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,13 @@ def free_bytes(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(free + cached)
+
+
+def has_room(device: torch.device, n_bytes: int) -> bool:
+    """Whether `n_bytes` are free on `device`. Of a CPU the pages that nothing uses count, its file cache does not."""
+    if device.type == "cuda":
+        return free_bytes(device) >= n_bytes
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >= n_bytes
 
 
 def gpus() -> list[Gpu]:

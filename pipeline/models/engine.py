@@ -6,10 +6,11 @@ transformers ≥ 5.10, and where pydantic is not installed.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -21,8 +22,9 @@ from pipeline.models.attention import choose_attention, sums_cost_memory
 from pipeline.models.batch import Sender
 from pipeline.models.blocks import blocks_of
 from pipeline.models.collate import VisionShape, collate
-from pipeline.models.devices import free_bytes
+from pipeline.models.devices import free_bytes, has_room
 from pipeline.models.encoder import Encoded
+from pipeline.models.faults import memory_problem, noticing_loss
 from pipeline.models.memory import CPU_BUDGET, find_budget
 from pipeline.models.options import EncoderOptions
 from pipeline.models.packed import PackedModel
@@ -34,8 +36,11 @@ from pipeline.models.warm_up import PieceSizes
 from pipeline.models.window_run import WindowRun
 from pipeline.packing import Budget
 from pipeline.prefixes import Prefixed
+from pipeline.types import Prepared
 
 __all__ = ["Engine"]
+
+FLOAT32_BYTES = 4
 
 _log = logging.getLogger("lakevec")
 
@@ -108,9 +113,17 @@ class Engine:
 
     def run(self, window: Prefixed) -> Encoded:
         """The rows of `window`'s items, in order. An item that alone needs more memory than the device has is in
-        `too_large`; the others are not touched by it. No two items share anything if the engine is deterministic."""
-        share = not self._options.deterministic
-        blocks = blocks_of((*window.items, *window.prefixes), share=share)
+        `too_large`; the others are not touched by it. No two items share anything if the engine is deterministic.
+
+        A row that is not finite is computed again, alone, at last in float32 where there is room for a copy of the
+        weights. Raises DeviceLostError if the device fails for good.
+        """
+        with noticing_loss(self._device):
+            encoded = self._run(window, alone=self._options.deterministic)
+            return self._second_try(window, encoded)
+
+    def _run(self, window: Prefixed, *, alone: bool) -> Encoded:
+        blocks = blocks_of((*window.items, *window.prefixes), share=not alone)
         run = WindowRun(
             window,
             blocks,
@@ -121,11 +134,41 @@ class Engine:
             helper=self._helper,
             results=self._results(len(window.items)),
             head=self._head or (lambda states: states),
-            single=not share,
+            single=alone,
         )
         with self._launching:
             self._budget = run.launch(self._budget)
         return run.finish()
+
+    def _second_try(self, window: Prefixed, encoded: Encoded) -> Encoded:
+        """What is not finite once more: without company, which may be where it came from, then in float32."""
+        bad = encoded.not_finite
+        if bad and len(window.items) > 1 and not self._options.deterministic:
+            alone = Prefixed.whole([window.joined(index) for index in bad])
+            encoded = encoded.amended(bad, self._run(alone, alone=True))
+            bad = encoded.not_finite
+        if bad and self._dtype != torch.float32:
+            wide = self._in_float32([window.joined(index) for index in bad])
+            if wide is not None:
+                encoded = encoded.amended(bad, wide)
+        return encoded
+
+    def _in_float32(self, items: Sequence[Prepared]) -> Encoded | None:
+        """`items` one by one through a copy of the model in float32; None where there is no room for one."""
+        with self._launching:
+            weights = sum(weight.numel() for weight in self._stock.parameters())
+            if not has_room(self._device, weights * (torch.finfo(self._dtype).bits // 8 + FLOAT32_BYTES)):
+                return None
+            options = EncoderOptions(
+                token_budget=max(item.n_tokens for item in items), deterministic=True, strict_rounding=True
+            )
+            try:
+                return Engine(copy.deepcopy(self._stock).float(), options, head=self._head)._run(
+                    Prefixed.whole(items), alone=True
+                )
+            except (RuntimeError, MemoryError) as error:
+                _log.warning("no second try in float32: %s", memory_problem(error))
+                return None
 
     def _results(self, n_items: int) -> Results:
         if self._head is None:

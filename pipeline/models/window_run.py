@@ -20,7 +20,7 @@ from pipeline.models.batch import PackedBatch, Sender
 from pipeline.models.blocks import Block
 from pipeline.models.collate import VisionShape, collate
 from pipeline.models.encoder import Encoded
-from pipeline.models.loading import first_line
+from pipeline.models.faults import memory_problem
 from pipeline.models.packed import FeatureStore, PackedModel, PrefixStore
 from pipeline.models.results import Results
 from pipeline.models.schedule import Schedule
@@ -121,16 +121,16 @@ class WindowRun:
             batch = self._batch(indices)
             self._ahead = self._look_ahead(indices)
             self._compute(batch, indices)
-        except torch.OutOfMemoryError as error:
-            return first_line(error)
+        except (RuntimeError, MemoryError) as error:
+            return memory_problem(error)
         return None
 
     def _alone(self, indices: tuple[int, ...]) -> str | None:
         """Launch `indices` with no micro-batch on its way; why it did not fit even so."""
         try:
             self._compute(self._collated(indices, frozenset(self._store)), indices)
-        except torch.OutOfMemoryError as error:
-            problem = first_line(error)
+        except (RuntimeError, MemoryError) as error:
+            problem = memory_problem(error)
         else:
             return None
         self._release()
@@ -161,8 +161,8 @@ class WindowRun:
             return None
         try:
             return ahead.batch.result()
-        except torch.OutOfMemoryError:
-            pass
+        except (RuntimeError, MemoryError) as error:
+            memory_problem(error)
         # The forward before it is over: no reason to pack less. The error holds what was copied before it came.
         del ahead
         self._release()

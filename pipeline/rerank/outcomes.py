@@ -22,18 +22,18 @@ SCORED, REJECTED = "scored", "rejected"
 def pair_outcomes(window: PairWindow, encoded: Encoded, *, encode_s: float) -> pa.Table:
     """`window`'s pairs with the logits of those that were scored, `encoded` (float32[n, 1]), in `rows`' order.
 
-    A pair too large for the device becomes a `GPU_OOM` reject, a logit of NaN or infinity `NON_FINITE`.
+    A pair that failed alone becomes a reject with its code (`GPU_OOM` if it is too large for the device), a logit of
+    NaN or infinity `NON_FINITE`.
     """
     n = window.facts.num_rows
     logits = np.full(n, np.nan, np.float32)
     logits[window.rows] = encoded.vectors[:, 0]
     codes, details = window.facts.column("code").to_pylist(), window.facts.column("detail").to_pylist()
-    too_large = dict(encoded.too_large)
+    problems = encoded.problems
     for index in np.flatnonzero(~np.isfinite(logits[window.rows])).tolist():
         row = int(window.rows[index])
-        codes[row], details[row] = str(RejectCode.NON_FINITE), NON_FINITE_SCORE
-        if index in too_large:
-            codes[row], details[row] = str(RejectCode.GPU_OOM), scrub(too_large[index])
+        code, detail = problems.get(index, (RejectCode.NON_FINITE, NON_FINITE_SCORE))
+        codes[row], details[row] = str(code), scrub(detail)
     table = _outcomes(window.facts, logits, codes, details)
     costs = (window.prepare_s, encode_s, encoded.padded_tokens, encoded.forwards, encoded.filled)
     for field, total in zip(COST_FIELDS, costs, strict=True):

@@ -141,7 +141,7 @@ class RerankPreparer:
             return inputs.side_tokens
         words = instruction or resolve_rerank_instruction(None, inputs.instruction)
         halves = (compose_query(words, (), ""), compose_document((), ""))
-        frame_tokens = sum(map(self._tokenizer.count, halves))
+        frame_tokens = sum(self._tokenizer.count(half, max_length=inputs.max_length) for half in halves)
         return inputs.max_length - frame_tokens - inputs.max_length // _RESERVED_FRACTION
 
     def _refuse_misfit(self, ids: CuttableIds) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.config import ModelConfig, VectorSpec
 from pipeline.models.encoder import Encoded, Encoder
 from pipeline.outcomes import window_outcomes
 from pipeline.redaction import redacted_errors
+from pipeline.stages.encode_guard import EncodeGuard
 from pipeline.stages.worker_log import send_log_to
 from pipeline.types import Prepared
 from pipeline.window import unpack_window
@@ -50,6 +51,7 @@ class EncodeStage:
         self._settings = settings
         self._meter = meter
         self._clock = BusyClock()
+        self._guard = EncodeGuard(meter)
         self._encoder: Encoder = load_encoder(
             resolve_same(settings.model, settings.identity), settings.model, device=settings.device
         )
@@ -63,7 +65,7 @@ class EncodeStage:
         self._clock.begin()
         try:
             window = unpack_window(table)
-            encoded = encode_distinct(self._encoder, window.prepared, dedupe=self._settings.dedupe)
+            encoded = encode_distinct(self._encoder, window.prepared, dedupe=self._settings.dedupe, guard=self._guard)
         finally:
             encode_s = self._clock.end()
         outcomes = window_outcomes(
@@ -98,18 +100,25 @@ class BusyClock:
         return spent
 
 
-def encode_distinct(encoder: Encoder, items: tuple[Prepared, ...], *, dedupe: bool) -> Encoded:
-    """`encoder.encode(items)`, computing items of equal content once if `dedupe`."""
-    if not items:
-        return Encoded(np.empty((0, encoder.hidden_dim), np.float32))
-    if not dedupe:
-        return encoder.encode(items)
+def encode_distinct(
+    encoder: Encoder, items: tuple[Prepared, ...], *, dedupe: bool, guard: EncodeGuard | None = None
+) -> Encoded:
+    """`encoder.encode(items)`, computing items of equal content once if `dedupe`; behind `guard` if there is one."""
     first: dict[str, int] = {}
+    units: list[Prepared] = []
+    places: list[int] = []
     for item in items:
-        first.setdefault(item.content_hash, len(first))
-    by_hash = {item.content_hash: item for item in reversed(items)}
-    encoded = encoder.encode([by_hash[content_hash] for content_hash in first])
-    places = [first[item.content_hash] for item in items]
-    problems = dict(encoded.too_large)
-    too_large = tuple((index, problems[place]) for index, place in enumerate(places) if place in problems)
-    return replace(encoded, vectors=encoded.vectors[places], too_large=too_large)
+        place = first.setdefault(item.content_hash, len(units)) if dedupe else len(units)
+        places.append(place)
+        if place == len(units):
+            units.append(item)
+    if not units:
+        return Encoded(np.empty((0, encoder.hidden_dim), np.float32))
+    if guard is None:
+        return encoder.encode(units).spread(places)
+    return guard.run(
+        [unit.id for unit in units],
+        lambda: encoder.encode(units),
+        lambda index: encoder.encode(units[index : index + 1]),
+        encoder.hidden_dim,
+    ).spread(places)

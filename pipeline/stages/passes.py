@@ -30,9 +30,10 @@ METER_EVERY_S = 2.0
 DRAIN_S = 20.0
 """What a stopping run waits for windows in flight: SIGTERM is followed by SIGKILL after 30 s almost everywhere."""
 
-MIN_ERRORED_BLOCKS = 8
+MIN_ERRORED_BLOCKS = 16
 ERRORED_BLOCK_FRACTION = 0.1
-"""Blocks of the first pass that may be lost: more than this is no bad file but a bad run."""
+"""Blocks and windows of the first pass that may be lost: more than this is no bad file but a bad run. A bad file that
+is found out loses none (`under_way`); ten that are not, in a window each, stay below."""
 
 _log = logging.getLogger("lakevec")
 

@@ -6,7 +6,7 @@ A stage never raises on data: an item that cannot be fetched, decoded or templat
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,7 @@ from pipeline.prepare import Preparer
 from pipeline.redaction import redacted_errors
 from pipeline.schema import CARRY_PREFIX
 from pipeline.speech import guard_process
+from pipeline.stages.load_guard import guarded
 from pipeline.stages.meter import is_draining
 from pipeline.stages.worker_log import send_log_to
 from pipeline.tokenizer import PromptTokenizer
@@ -71,11 +72,15 @@ class PrepareStage:
         if is_draining(self._meter):
             return
         settings = self._settings
-        loaded = self._fetcher.load_many(from_work_table(block))
-        made = Preparation(self._pool).many((item, got, self._preparer) for item, got in loaded)
+        items = from_work_table(block)
+        made = guarded(self._meter, [item.id for item in items], items, self._made)
         for window in windows(block, made, settings.window_bytes, settings.window_tokens):
             self._meter.prepared.remote(len(window.column("items")[0]))
             yield window
+
+    def _made(self, items: Iterable[WorkItem]) -> Iterator[tuple[WorkItem, Prepared | RejectError]]:
+        loaded = self._fetcher.load_many(items)
+        return Preparation(self._pool).many((item, got, self._preparer) for item, got in loaded)
 
 
 def windows(

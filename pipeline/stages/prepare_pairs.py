@@ -5,8 +5,9 @@ A stage never raises on data: a side that cannot be fetched, decoded or template
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from pipeline.rerank.prepare import RerankPreparer
 from pipeline.rerank.schema import PAIR_FIELDS
 from pipeline.rerank.window import pack_pairs
 from pipeline.speech import guard_process
+from pipeline.stages.load_guard import guarded
 from pipeline.stages.meter import is_draining
 from pipeline.stages.worker_log import send_log_to
 from pipeline.tokenizer import PromptTokenizer
@@ -44,6 +46,23 @@ Load = Callable[[Iterable[WorkItem]], Iterator[tuple[WorkItem, LoadedItem | Reje
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """A query or a document of a tile: which of the two and its place there, and the item."""
+
+    key: tuple[str, int]
+    item: WorkItem
+
+
+Make = Callable[[Iterable[Side]], Iterator[tuple[Side, RerankHalf | RejectError]]]
+Guard = Callable[[Sequence[Side], Make], Iterator[tuple[Side, RerankHalf | RejectError]]]
+"""Makes sides in order, one at a time where that is safer (`stages.load_guard`)."""
+
+
+def _unguarded(sides: Sequence[Side], make: Make) -> Iterator[tuple[Side, RerankHalf | RejectError]]:
+    return make(sides)
+
+
+@dataclass(frozen=True, slots=True)
 class PairSource:
     """A tile (one row of `rerank.schema.TILES`), and whatever loads, prepares and decodes its sides."""
 
@@ -51,6 +70,7 @@ class PairSource:
     load_many: Load
     preparer: RerankPreparer
     preparation: Preparation
+    guard: Guard = _unguarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +110,22 @@ class PreparePairsStage:
         if is_draining(self._meter):
             return
         settings = self._settings
-        for tile in range(block.num_rows):
-            source = PairSource(block.slice(tile, 1), self._fetcher.load_many, self._preparer, self._preparation)
+        for place in range(block.num_rows):
+            tile = block.slice(place, 1)
+            source = PairSource(tile, self._fetcher.load_many, self._preparer, self._preparation, self._guard(tile))
             for window in pair_windows(source, settings.window_bytes, settings.window_tokens):
                 self._meter.prepared.remote(len(window.column("pairs")[0]))
                 yield window
+
+    def _guard(self, tile: pa.Table) -> Guard:
+        names = [f"{pair['query_id']!r} {pair['doc_id']!r}" for pair in tile.column("pairs")[0].as_py()]
+        # A side is in many tiles, of which others may be under way: it is named by the one that it is in.
+        scope = hashlib.blake2b("\n".join(names).encode("utf-8", "replace"), digest_size=16).hexdigest()
+
+        def guard(sides: Sequence[Side], make: Make) -> Iterator[tuple[Side, RerankHalf | RejectError]]:
+            return guarded(self._meter, [f"{scope} {side.key} {side.item.id}" for side in sides], sides, make)
+
+        return guard
 
 
 def pair_windows(source: PairSource, max_bytes: int, max_tokens: int) -> Iterator[pa.Table]:
@@ -160,10 +191,17 @@ class _Halves:
         return half
 
     def _prepared(self, keys: list[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], RerankHalf | RejectError]]:
-        source = self._source
-        loaded = source.load_many(self._items[side][place] for side, place in keys)
+        sides = [Side(key, self._items[key[0]][key[1]]) for key in keys]
+        for side, half in self._source.guard(sides, self._made):
+            yield side.key, half
+
+    def _made(self, sides: Iterable[Side]) -> Iterator[tuple[Side, RerankHalf | RejectError]]:
+        source, held = self._source, list(sides)
+        loaded = source.load_many(side.item for side in held)
         makers = source.preparer.makers
-        return source.preparation.many((key, got, makers[key[0]]) for key, (_, got) in zip(keys, loaded, strict=True))
+        return source.preparation.many(
+            (side, got, makers[side.key[0]]) for side, (_, got) in zip(held, loaded, strict=True)
+        )
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.checkpoint import resolve_same
 from pipeline.config import ModelConfig
@@ -16,6 +17,7 @@ from pipeline.rerank.outcomes import pair_outcomes
 from pipeline.rerank.pair import PreparedPair
 from pipeline.rerank.window import PairWindow, unpack_pairs
 from pipeline.stages.encode import BusyClock
+from pipeline.stages.encode_guard import EncodeGuard
 from pipeline.stages.worker_log import send_log_to
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class ScoreStage:
         send_log_to(meter)
         self._meter = meter
         self._clock = BusyClock()
+        self._guard = EncodeGuard(meter)
         checkpoint = resolve_same(settings.model, settings.identity)
         self._reranker = load_reranker(checkpoint, settings.model, device=settings.device)
 
@@ -56,7 +59,7 @@ class ScoreStage:
         self._clock.begin()
         try:
             window = unpack_pairs(table)
-            encoded = score_distinct(self._reranker, window)
+            encoded = score_distinct(self._reranker, window, self._guard)
         finally:
             encode_s = self._clock.end()
         outcomes = pair_outcomes(window, encoded, encode_s=encode_s)
@@ -65,20 +68,25 @@ class ScoreStage:
         return outcomes
 
 
-def score_distinct(reranker: Qwen3VLReranker, window: PairWindow) -> Encoded:
-    """The logits of `window`'s pairs, float32[n, 1]; pairs of the same two halves are scored once."""
-    distinct, places = np.unique(window.parts, axis=0, return_inverse=True)
+def score_distinct(reranker: Qwen3VLReranker, window: PairWindow, guard: EncodeGuard | None = None) -> Encoded:
+    """The logits of `window`'s pairs, float32[n, 1]; pairs of the same two halves are scored once. Behind `guard`, if
+    there is one."""
+    distinct, first, places = np.unique(window.parts, axis=0, return_index=True, return_inverse=True)
     halves = window.halves
     # The prefix is the query's own or a cut one of its own: pairs that have the same one share it.
     pairs = [PreparedPair(halves[prefix], halves[suffix], shared=True) for prefix, suffix in distinct.tolist()]
-    encoded = reranker.score(pairs)
-    places = places.reshape(-1)
-    problems = dict(encoded.too_large)
-    too_large = tuple((index, problems[place]) for index, place in enumerate(places.tolist()) if place in problems)
-    return Encoded(
-        vectors=encoded.vectors[places],
-        padded_tokens=encoded.padded_tokens,
-        forwards=encoded.forwards,
-        filled=encoded.filled,
-        too_large=too_large,
-    )
+    if guard is None:
+        return reranker.score(pairs).spread(places.reshape(-1).tolist())
+    return guard.run(
+        _names(window, first),
+        lambda: reranker.score(pairs),
+        lambda index: reranker.score(pairs[index : index + 1]),
+        1,
+    ).spread(places.reshape(-1).tolist())
+
+
+def _names(window: PairWindow, places: NDArray[np.int64]) -> list[str]:
+    """What tells the scored pairs at `places` from all others of the run."""
+    facts = window.facts.take(pa.array(window.rows[places]))
+    ids = [facts.column(name).to_pylist() for name in ("query_id", "doc_id")]
+    return [repr(pair) for pair in zip(*ids, strict=True)]

@@ -38,9 +38,10 @@ from ray._private.services import find_bootstrap_address
 
 __all__ = ["ACTOR_RETRIES", "TASK_RETRIES", "Cluster", "ray_session", "uploaded_working_dir"]
 
-ACTOR_RETRIES: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 2}
+ACTOR_RETRIES: dict[str, Any] = {"max_restarts": -1, "max_task_retries": 4}
 """With `max_errored_blocks`, the only measured combination that ends: the actor comes back as often as need be, and
-a block that killed it three times is dropped (reconciling runs it again in smaller pieces)."""
+a block that killed it five times is dropped (reconciling runs it again in smaller pieces). One item kills three at most
+(`under_way`); the other two are for blocks that were in flight beside one."""
 
 TASK_RETRIES: dict[str, Any] = {"max_retries": 3}
 

@@ -1,0 +1,161 @@
+"""A manifest runs no code and no string in it ends the run."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ManifestError
+from pipeline.manifest.well_formed import well_formed
+from tests.fixtures.manifests import opened, rows_of
+
+UNSAFE = [
+    "arrow.py_extension_type",
+    "ray.data.arrow_tensor",
+    "ray.data.arrow_tensor_v2",
+    "ray.data.arrow_variable_shaped_tensor",
+    "ray.data.arrow_pickled_object",
+    "ray.air.arrow_tensor",
+]
+
+_unpickled: list[str] = []
+sys.addaudithook(lambda event, args: _unpickled.append(str(args)) if event == "pickle.find_class" else None)
+
+
+class Planted:
+    """Unpickling one makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self._path,)
+
+
+def planted_table(name: str, trap: Path) -> pa.Table:
+    """Rows with a column whose type is called `name` and whose metadata is a pickle that makes `trap`."""
+    declared = {"ARROW:extension:name": name, "ARROW:extension:metadata": pickle.dumps(Planted(trap))}
+    schema = pa.schema(
+        [pa.field("id", pa.string()), pa.field("text", pa.string()), pa.field("x", pa.binary(), metadata=declared)]
+    )
+    return pa.table([["1"], ["t"], [pickle.dumps(Planted(trap))]], schema=schema)
+
+
+def as_parquet(table: pa.Table, folder: Path) -> Path:
+    pq.write_table(table, folder / "m.parquet")
+    return folder / "m.parquet"
+
+
+def as_dataset(table: pa.Table, folder: Path) -> Path:
+    """What Hugging Face's `save_to_disk` leaves."""
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    (folder / "dataset_info.json").write_text("{}")
+    with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as out:
+        out.write_table(table)
+    return folder
+
+
+def as_other_thrift(table: pa.Table, folder: Path) -> Path:
+    """The same Parquet file, its metadata pair written in Thrift's long form, which parsers read as well."""
+    path = as_parquet(table, folder)
+    data = path.read_bytes()
+    length = int.from_bytes(data[-8:-4], "little")
+    footer = data[-8 - length : -8].replace(b"ARROW:schema\x18", b"ARROW:schema\x08\x04")
+    path.write_bytes(data[: -8 - length] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    return path
+
+
+@pytest.mark.parametrize("write", [as_parquet, as_other_thrift, as_dataset])
+@pytest.mark.parametrize("name", UNSAFE)
+def test_types_that_unpickle_are_refused_and_nothing_runs(
+    name: str, write: Callable[[pa.Table, Path], Path], tmp_path: Path
+) -> None:
+    trap = tmp_path / "trap"
+    (tmp_path / "m").mkdir()
+    path = write(planted_table(name, trap), tmp_path / "m")
+    _unpickled.clear()
+    with pytest.raises(ManifestError, match=f"extension type {name}"):
+        rows_of(opened(path))
+    assert _unpickled == []
+    assert not trap.exists()
+    # The trap is a real one.
+    pickle.loads(pickle.dumps(Planted(trap)))
+    assert trap.exists()
+    assert _unpickled
+
+
+def test_other_writings_of_the_pair_are_read_by_pyarrow(tmp_path: Path) -> None:
+    path = as_other_thrift(pa.table({"id": ["1"], "text": ["t"]}), tmp_path)
+    assert b"ARROW:schema" in pq.read_metadata(path).metadata
+    assert [row.texts for row in rows_of(opened(path))] == [("t",)]
+
+
+def test_a_footer_that_takes_the_whole_file_is_searched_too(tmp_path: Path) -> None:
+    path = as_parquet(planted_table(UNSAFE[0], tmp_path / "trap"), tmp_path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(data[-8 - length :])  # no magic in front: pyarrow does not ask for one
+    with pytest.raises(ManifestError, match="extension type"):
+        opened(path)
+
+
+def broken(values: list[bytes | None]) -> pa.Array:
+    """Strings of bytes that nobody checked."""
+    raw = pa.array(values, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+
+
+def test_strings_that_are_no_utf8_are_mended_and_touch_no_other(tmp_path: Path) -> None:
+    texts = pa.ListArray.from_arrays(pa.array([0, 2, 2, 3], pa.int32()), broken([b"a\xff", b"b", b"\xed\xa0\x80"]))
+    table = pa.table({"id": ["1", "2", "3"], "text": texts, "instruction": broken([b"do", None, b"\xc3("])})
+    path = as_parquet(table, tmp_path)
+    with pytest.raises(UnicodeDecodeError):
+        pq.read_table(path).to_pylist()
+    rows = rows_of(opened(path))
+    assert [row.texts for row in rows] == [("a\ufffd", "b"), (), ("\ufffd\ufffd\ufffd",)]
+    assert [row.instruction for row in rows] == ["do", None, "\ufffd("]
+
+
+@given(
+    st.lists(st.none() | st.binary(max_size=8), max_size=12),
+    st.lists(st.none() | st.lists(st.none() | st.binary(max_size=5), max_size=4), max_size=8),
+    st.integers(0, 3),
+)
+def test_any_bytes_at_any_depth_become_strings(
+    flat: list[bytes | None], nested: list[list[bytes | None] | None], start: int
+) -> None:
+    members = [one for cell in nested for one in cell or []]
+    offsets = [0]
+    for cell in nested:
+        offsets.append(offsets[-1] + len(cell or []))
+    mask = pa.array([cell is None for cell in nested], pa.bool_())
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), broken(members), mask=mask)
+    struct = pa.StructArray.from_arrays([broken(flat)], names=["path"])
+    plain = [None if one is None else one.decode("utf-8", "replace") for one in flat]
+    for values, expected in (
+        (broken(flat), plain),
+        (pa.DictionaryArray.from_arrays(pa.array(range(len(flat)), pa.int32()), broken(flat)), plain),
+        (struct, [{"path": one} for one in plain]),
+        (
+            lists,
+            [
+                None if cell is None else [None if one is None else one.decode("utf-8", "replace") for one in cell]
+                for cell in nested
+            ],
+        ),
+    ):
+        # A slice, as readers give them.
+        table = pa.table({"x": values.slice(min(start, len(values)))})
+        mended = well_formed(table)
+        assert mended.schema == table.schema
+        assert mended.column("x").to_pylist() == expected[start:]
+        mended.validate(full=True)
