@@ -42,7 +42,7 @@ class Pass:
 
 
 def media() -> dict[str, list[LoadedItem]]:
-    photos = [encode_image(photo(1152, 864, n), "JPEG", quality=85) for n in range(24)]
+    photos = [encode_image(photo(1200, 900, n), "JPEG", quality=85) for n in range(24)]
     pages = [encode_image(screenshot(1280, 800, f"page {n}"), "PNG") for n in range(24)]
     clips = [encode_video(clip(40, 320, 240, n), container="mp4", codec="h264", fps=10) for n in range(8)]
     return {
@@ -107,11 +107,13 @@ def restart(item: LoadedItem, preparer: Preparer, pool: DecodePool, rounds: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--only", default="", help="media whose name holds this")
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
     keep_freed_memory()
     inputs, limits = InputsConfig(), DecodeConfig()
     preparer = Preparer(PromptTokenizer(cached_tokenizer()), inputs)
-    contents = media()
+    contents = {name: items for name, items in media().items() if arguments.only in name}
     with DecodePool(partial(equip_drafter, inputs, limits), limits) as pool:
         began = time.perf_counter()
         pool.check().result()

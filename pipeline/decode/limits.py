@@ -80,7 +80,7 @@ def _tiff_entries(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def check_mp4(data: bytes, limits: DecodeConfig) -> None:
-    """Refuse an MP4 that lists more samples of a track than `max_packets`.
+    """Refuse an MP4 that lists more samples of a track than `max_packets` without a table of them.
 
     Where all samples have one size, their number takes four bytes whatever it is, and FFmpeg makes an entry of each.
     Sound in PCM, each of whose samples counts as one, is read in chunks.
@@ -99,10 +99,10 @@ def check_mp4(data: bytes, limits: DecodeConfig) -> None:
 
 
 def _track_samples(trak: memoryview) -> int:
-    """How many samples the track lists; 0 where it is PCM."""
+    """How many samples of one size the track lists; 0 where it is PCM, or has a table, which takes room in the file."""
     samples, steps = 0, [0]
     for kind, body in _boxes(trak):
-        if kind in (b"stsz", b"stz2") and len(body) >= 12:
+        if kind == b"stsz" and len(body) >= 12 and body[4:8] != bytes(4):
             samples = max(samples, int.from_bytes(body[8:12], "big"))
         elif kind == b"stts" and len(body) >= 16:
             # How many runs, and of the first one how many samples and how long each.

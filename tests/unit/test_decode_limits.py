@@ -1,0 +1,72 @@
+"""What a file may ask for is told from its bytes, and what merely looks like a bomb is read."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.config import DecodeConfig
+from pipeline.decode.image import decode_image, image_size
+from pipeline.decode.limits import MAX_JPEG_SCANS, check_mp4
+from pipeline.decode.video import probe_video
+from pipeline.errors import RejectCode, RejectError
+from tests.fixtures.media import clip, encode_image, encode_video, photo
+
+PICTURE = photo(64, 48, 3)
+
+
+def code_of(data: bytes, **limits: float) -> RejectCode:
+    with pytest.raises(RejectError) as caught:
+        probe_video(data, limits=DecodeConfig.model_validate(limits))
+    return caught.value.code
+
+
+def test_packets_and_duration_are_counted_where_the_container_lies_about_them() -> None:
+    data = encode_video(clip(20, 64, 48, 1), container="mkv", codec="mpeg4", fps=10)
+    assert len(probe_video(data, limits=DecodeConfig(max_packets=20, max_duration_s=2)).times_s) == 20
+    assert code_of(data, max_packets=19) is RejectCode.VIDEO_TOO_LONG
+    assert code_of(data, max_duration_s=1.8) is RejectCode.VIDEO_TOO_LONG
+
+
+def test_frames_are_held_to_their_own_limit() -> None:
+    data = encode_video(clip(3, 64, 48, 1))
+    assert code_of(data, max_frame_pixels=64 * 48 - 1) is RejectCode.IMAGE_TOO_LARGE
+    assert probe_video(data, limits=DecodeConfig(max_frame_pixels=64 * 64)).height_px == 48
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"])
+def test_an_image_of_exactly_the_limit_is_read(name: str) -> None:
+    data = encode_image(PICTURE, name)
+    assert image_size(decode_image(data, exif=True, limits=DecodeConfig(max_image_pixels=64 * 48))) == (48, 64)
+    with pytest.raises(RejectError) as caught:
+        decode_image(data, exif=True, limits=DecodeConfig(max_image_pixels=64 * 48 - 1))
+    assert caught.value.code is RejectCode.IMAGE_TOO_LARGE
+
+
+def test_what_follows_a_jpeg_is_no_scan_of_it() -> None:
+    data = encode_image(PICTURE, "JPEG", progressive=True) + b"\xff\xda" * 2 * MAX_JPEG_SCANS
+    assert image_size(decode_image(data, exif=True)) == (48, 64)
+    segment = b"\xff\xe5\x0f\xa2" + b"\xff\xda" * 2000  # an APP5 of such bytes
+    assert image_size(decode_image(data[:2] + segment + data[2:], exif=True)) == (48, 64)
+
+
+def test_raw_sound_counts_each_of_its_samples_and_is_no_bomb() -> None:
+    target = io.BytesIO()
+    with av.open(target, "w", format="mov") as output:
+        sound = output.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        tone = av.AudioFrame.from_ndarray(np.zeros((1, 32_000), np.int16), format="s16", layout="mono")
+        tone.sample_rate, tone.pts, tone.time_base = 16_000, 0, Fraction(1, 16_000)
+        output.mux(sound.encode(tone))
+        output.mux(sound.encode(None))
+    check_mp4(target.getvalue(), DecodeConfig(max_packets=100))
+
+
+@pytest.mark.parametrize("cut", [8, 20, 60, 300])
+def test_a_damaged_mp4_is_left_to_its_demuxer(cut: int) -> None:
+    data = encode_video(clip(3, 64, 48, 1), container="mov")
+    for start in range(0, len(data), 97):
+        check_mp4(data[start : start + cut], DecodeConfig())
