@@ -16,12 +16,15 @@ from typing import Any
 
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError
-from pipeline.weights import digest_weights, weight_files
+from pipeline.weights import check_weights, digest_weights
 
 __all__ = ["Checkpoint", "resolve_checkpoint", "resolve_same"]
 
 MODEL_TYPE = "qwen3_vl"
 MODELSCOPE = "modelscope:"
+
+MAX_CONFIG_BYTES = 1 << 20
+"""The real ones have two thousand."""
 
 TEXT_FILES = ["*.json", "*.txt", "*.jinja"]
 WEIGHT_FILES = ["*.safetensors"]
@@ -151,18 +154,22 @@ def _check(folder: Path, weights: bool) -> int:
         raise ConfigError(f"{folder} holds quantised weights; give the bfloat16 checkpoint")
     if not (folder / "tokenizer.json").is_file():
         raise ConfigError(f"{folder} lacks tokenizer.json; download the whole model, or save its fast tokenizer there")
+    if (folder / "adapter_config.json").exists():
+        raise ConfigError(f"{folder} holds an adapter (adapter_config.json); merge it into the weights and take it out")
     if weights:
-        weight_files(folder)
+        check_weights(folder)
     return _hidden_dim(config, folder)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path} has more than {MAX_CONFIG_BYTES} bytes; download the model again")
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{folder} holds no config.json; is it a model folder?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({error})") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{path} holds no JSON object")

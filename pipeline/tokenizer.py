@@ -41,6 +41,9 @@ _PROBE = "<|im_start|>user\nprobe<|im_end|>\n<|im_start|>assistant\n"
 
 _MEND = "use the tokenizer.json of the checkpoint that the weights came with"
 
+MAX_FILE_BYTES = 128 << 20
+"""Ten times Qwen's: a larger one would take a preparer's memory before anything about it is known."""
+
 _RERANKER_END = "<|im_end|>\n<|im_start|>assistant\n"
 """The reranker reads its answer at the last of these five ids; a final `<|endoftext|>` would move that place."""
 
@@ -78,7 +81,11 @@ class PromptTokenizer:
     def __init__(self, folder: Path, model: PromptModel = "embedder") -> None:
         path = folder / "tokenizer.json"
         try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise ConfigError(f"{path} has more than {MAX_FILE_BYTES} bytes; {_MEND}")
             self._reference = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        except ConfigError:
+            raise
         except FileNotFoundError:
             raise ConfigError(f"{folder} has no tokenizer.json; {_MEND}") from None
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception for a file it cannot read

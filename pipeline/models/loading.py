@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLModel
 from transformers.utils import logging as transformers_logging
@@ -52,7 +53,7 @@ def _loaded(kind: Any, checkpoint: Checkpoint, dtype: str) -> Any:  # noqa: ANN4
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, ImportError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
         raise ConfigError(f"cannot load the model in {checkpoint.folder}: {first_line(error)}") from None
     lost = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lost:
