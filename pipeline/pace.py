@@ -23,7 +23,8 @@ from pipeline.aimd import Aimd
 __all__ = ["Pace", "Turn"]
 
 _STALL_ANSWERS = 5
-"""Throttled answers in a row that are no chance any more: at 20 % of them 1 in 3,000, which costs one short pause."""
+"""Throttled answers in a row that are no chance any more, after those of the requests that were under way: refusing is
+quick, so they come before the good answers of their time. At 20 % of them 1 in 3,000, which costs one short pause."""
 
 _FIRST_PROBE_S = 0.25
 _LONGEST_PROBE_S = 2.0
@@ -55,6 +56,7 @@ class Pace:
         self._alarm: asyncio.TimerHandle | None = None
         # Since the last good answer:
         self._answers = 0
+        self._under_way = 0
         self._since = 0.0
         self._stalled = False
         self._given_up = False
@@ -111,10 +113,11 @@ class Pace:
         now = time.monotonic()
         if not self._answers:
             self._since = now
+            self._under_way = self._running
         self._answers += 1
         self._limit.throttled(turn.round)
         asked_s = retry_after_s or 0.0
-        self._stalled = self._stalled or self._answers >= _STALL_ANSWERS or asked_s > self._patience_s
+        self._stalled = self._stalled or self._answers >= self._under_way + _STALL_ANSWERS or asked_s > self._patience_s
         wait_s = max(asked_s, self._probe_wait_s() if self._stalled and turn.is_probe else _FIRST_PROBE_S)
         waited_s = now - self._since
         if self._stalled and waited_s + asked_s > self._patience_s:

@@ -23,9 +23,15 @@ __all__ = ["Patience", "persist", "reject_of"]
 
 T = TypeVar("T")
 
-_FIRST_WAIT_S = 0.2
+_FIRST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 10.0
-"""Object stores ask throttled clients for seconds, not milliseconds; random waits keep workers apart."""
+"""Items are handed on in order, so one that waits holds up dozens: a lone fault should cost little."""
+
+_FAILED_GROWTH = 4
+"""From one try to the next: five retries outlast a restart of several seconds."""
+
+_THROTTLED_GROWTH = 2
+"""Less, for it is the pace that asks the store for less."""
 
 _THROTTLED_TRIES = 30
 """Of one file while the store answers others: never with 20 % of 503s, some two minutes where only it is throttled."""
@@ -70,11 +76,11 @@ async def persist(
                 _tell(pace, turn, error)
         if is_throttling(error):
             if not pace.is_stalled:  # else its turn comes when the pace resumes
-                await asyncio.sleep(_wait_s(throttled))
+                await asyncio.sleep(_wait_s(throttled, _THROTTLED_GROWTH))
             continue
         spent_s += took_s
         tries += 1
-        wait_s = _wait_s(tries)
+        wait_s = _wait_s(tries, _FAILED_GROWTH)
         if not is_transient(error) or tries > patience.retries or spent_s + wait_s >= patience.timeout_s:
             raise reject_of(error) from None
         spent_s += wait_s
@@ -105,9 +111,10 @@ def _tell(pace: Pace, turn: Turn, error: BaseException) -> None:
         pace.failed(turn)
 
 
-def _wait_s(tries: int) -> float:
-    # Full jitter.
-    return random.uniform(0, min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** max(tries - 1, 0)))  # noqa: S311 - no secret
+def _wait_s(tries: int, growth: int) -> float:
+    # Full jitter: workers that failed together must not return together.
+    longest_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * growth ** max(tries - 1, 0))
+    return random.uniform(0, longest_s)  # noqa: S311 - no secret
 
 
 def _words(error: BaseException) -> str:

@@ -101,11 +101,12 @@ class WebRules:
         """Where `location` leads to from `url`, checked as any URL. Raises RejectError."""
         try:
             target = url.join(URL(location, encoded=_LEGAL.fullmatch(location) is not None))
+            scheme, text = target.scheme, str(target)
         except ValueError:
             raise _not_allowed("the server redirects to what is no URL") from None
-        if url.scheme == "https" and target.scheme != "https":
+        if url.scheme == "https" and scheme != "https":
             raise _not_allowed("the server redirects from https to another scheme")
-        return self.check(str(target))
+        return self.check(text)
 
     def is_named(self, host: str) -> bool:
         """Whether `host` was named in the config, and not only let in with all public ones."""

@@ -118,7 +118,7 @@ def test_one_probe_at_a_time_while_everything_is_throttled() -> None:
 
     assert run(work) == ["good"] * 50
     early = [at for at in asked if at < good_from]
-    assert len(early) <= 8 + 8, "eight at once, then probes at growing distances"
+    assert len(early) <= 2 * 8 + 5 + 8, "eight at once, then probes at growing distances"
 
 
 def test_one_file_that_alone_is_throttled_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

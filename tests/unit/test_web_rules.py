@@ -19,6 +19,7 @@ from pipeline.web.addresses import inside_of, parse_address
 from pipeline.web.rules import WebRules
 
 ANY = WebRules.of(("http", "https"), ("*",), ())
+URL_AT = ANY.check("http://example.com/a/b?c=d")
 
 FORBIDDEN = [
     # loopback, private, link-local, metadata, multicast, CGNAT, reserved
@@ -164,3 +165,25 @@ def test_no_spelling_of_an_address_gets_by(address: ipaddress.IPv4Address) -> No
         if parse_address(host) is None:
             with pytest.raises(RejectError):
                 ANY.check(f"http://{host}/")
+
+
+AUTHORITY = st.text("a1.:@[]%\\/?#-_0xé１。\ud800 \t\u202e*~", max_size=25)
+
+
+@given(st.sampled_from(["http://", "https://", "//", "HTTP:/", ""]), AUTHORITY, st.text(max_size=10))
+def test_any_text_is_judged_and_what_passes_is_public(start: str, authority: str, rest: str) -> None:
+    for judge in (
+        lambda: ANY.check(start + authority + rest),
+        lambda: ANY.redirected(URL_AT, start + authority + rest),
+    ):
+        try:
+            url = judge()
+        except RejectError as error:
+            assert error.code is RejectCode.URI_NOT_ALLOWED  # noqa: PT017
+            continue
+        host = url.raw_host or ""
+        assert host.isascii()
+        assert url.user is None
+        assert url.password is None
+        address = parse_address(host)
+        assert inside_of(address) is None if address else "." in host
