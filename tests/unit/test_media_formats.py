@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -194,3 +195,9 @@ def test_playlists_open_nothing(name: str, disguise: bytes, monkeypatch: pytest.
     assert caught.value.code in {
         RejectCode.UNSUPPORTED_FORMAT, RejectCode.VIDEO_UNREADABLE, RejectCode.NO_VIDEO_STREAM,
     }  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="no such policies on this system")
+def test_making_av1_leaves_the_process_an_ordinary_one() -> None:
+    encode_video(clip(2, 64, 64, 1), container="mkv", codec="av1")
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
