@@ -12,6 +12,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from pipeline.config import DecodeConfig
 from pipeline.decode import video as video_module
 from pipeline.decode.container import decode_packet
 from pipeline.decode.resize import resize_frames
@@ -148,9 +149,9 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> list[Packet[VideoStream]]:
     """The packets that decoders have been given so far."""
     packets: list[Packet[VideoStream]] = []
 
-    def note(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+    def note(stream: VideoStream, packet: Packet[VideoStream] | None, limits: DecodeConfig) -> list[VideoFrame]:
         packets.extend([packet] if packet else [])
-        return decode_packet(stream, packet)
+        return decode_packet(stream, packet, limits)
 
     monkeypatch.setattr(video_module, "decode_packet", note)
     return packets

@@ -146,7 +146,8 @@ def test_a_malformed_request_and_an_embedders_tokenizer_are_config_errors(rerank
 
 def test_torch_and_decoders_never_share_a_process(reranker: Reranker) -> None:
     reranker.score({"query": {"image": png(64, 64, 1)}, "documents": [{}]})
-    there = reranker._pool._started().submit(eval, "sorted(__import__('sys').modules)").result()
+    pool = reranker._pool._pool._started()
+    there = pool.schedule(eval, args=("sorted(__import__('sys').modules)",)).result()
     assert [name in there for name in ("torch", "pipeline.decode.image")] == [False, True]
     script = "import sys, pipeline; pipeline.Reranker; print('torch' in sys.modules, 'pipeline.decode' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
