@@ -50,7 +50,8 @@ def forget_credentials() -> None:
         value = os.environb[name.encode()]
         if place:
             ctypes.memset(place, 0, len(value))
-        ctypes.memset(id(value) + bytes.__basicsize__ - 1, 0, len(value))
+        if len(value) > 1:  # Python has one object for each single byte, and it is everybody's
+            ctypes.memset(id(value) + bytes.__basicsize__ - 1, 0, len(value))
         del os.environ[name]
 
 

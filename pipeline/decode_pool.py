@@ -109,8 +109,8 @@ class DecodePool:
         for attempt in range(START_ATTEMPTS):
             if self._is_proven:
                 return
-            future = self.check()
             try:
+                future = self.check()
                 wait([future], GRACE_S)
                 future.result(0)
                 self._is_proven = True

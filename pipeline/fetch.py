@@ -219,6 +219,8 @@ class Fetcher:
             return self._finish(ahead)
         except RejectError as error:
             return error
+        except Exception as error:  # noqa: BLE001 - a defect of ours, or a driver's, costs its item and no block
+            return RejectError(RejectCode.FETCH_FAILED, f"{type(error).__name__}: {error}")
 
     def _finish(self, ahead: _Ahead) -> LoadedItem:
         item = ahead.item

@@ -27,6 +27,8 @@ _STALL_ANSWERS = 5
 quick, so they come before the good answers of their time. At 20 % of them 1 in 3,000, which costs one short pause."""
 
 _FIRST_PROBE_S = 0.25
+_MOST_DOUBLINGS = 10  # far beyond the longest wait, and far below what a float holds
+
 _LONGEST_PROBE_S = 2.0
 """Soon enough to notice the end of a stall, rare enough not to prolong it."""
 
@@ -151,7 +153,7 @@ class Pace:
 
     def _probe_wait_s(self) -> float:
         wait_s = min(_LONGEST_PROBE_S, _FIRST_PROBE_S * 2.0**self._probes)
-        self._probes += 1
+        self._probes = min(self._probes + 1, _MOST_DOUBLINGS)
         return wait_s * random.uniform(0.5, 1)  # noqa: S311 - keeps workers apart
 
     def _tell(self, waited_s: float, why: str) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import quote, quote_plus
 
 __all__ = [
     "HIDDEN",
+    "LONGEST_CHARS",
     "OPEN_OPTIONS",
     "redact",
     "redact_error",
@@ -44,6 +45,9 @@ OPEN_OPTIONS = frozenset(
 )  # fmt: skip
 """Keys of fsspec options whose values may be shown. What is not listed is taken for a secret, drivers' new keys too."""
 
+LONGEST_CHARS = 100_000
+"""Of a longer text the middle is left out: no log or error needs it, and searching it takes time."""
+
 MIN_KNOWN_CHARS = 6
 """A shorter value is no secret, and taking it out would punch holes into every text."""
 
@@ -61,8 +65,8 @@ _MIN_VARIABLE_CHARS = 8
 _WORD = re.compile(r"[A-Za-z]{1,15}|[a-z-]{1,15}")
 
 _USERINFO = re.compile(r"(?<=://)[^/\s'\"<>]*@")
-_WEB_QUERY = re.compile(r"(?i)(\bhttps?://[^\s'\"<>?#]*)[?#][^\s'\"<>]*")
-_QUERY = re.compile(r"\?[^\s'\"]*=[^\s'\"]*")
+_WEB_QUERY = re.compile(r"(?i)(\bhttps?://[^\s'\"<>?#]{0,2048})[?#][^\s'\"<>]*")
+_QUERY = re.compile(r"\?[^\s'\"?=]*=[^\s'\"]*")
 _NAMED = re.compile(
     r"(?i)\b((?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|AWSAccessKeyId|Signature|sig"
     r"|aws_secret_access_key|aws_session_token|secret_access_key|session_token|security_token|access_token|account_key"
@@ -72,7 +76,7 @@ _HEADER = re.compile(r"(?i)(\bauthorization['\"]?\s*[:=]\s*b?['\"]?)[^\r\n'\"}]+
 _BEARER = re.compile(r"(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{12,}")
 _SHAPES = re.compile(
     r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\bhf_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
-    r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"
+    r"|\beyJ[\w-]{8,2048}\.[\w-]{8,2048}\.[\w-]*"
 )
 """AWS key ids, Hugging Face and GitHub tokens, JSON web tokens."""
 
@@ -108,10 +112,16 @@ _known = _Known()
 
 def redact(text: str) -> str:
     """`text` without known secrets, `user:password@` and queries of URIs, and what is known by its name or shape."""
-    plain = _WEB_QUERY.sub(r"\1?…", _known.hide(without_userinfo(text)))
+    plain = _WEB_QUERY.sub(r"\1?…", _shortened(_known.hide(without_userinfo(text))))
     plain = _QUERY.sub("?…", plain)
     plain = _HEADER.sub(rf"\1{HIDDEN}", _NAMED.sub(rf"\1{HIDDEN}", plain))
     return _SHAPES.sub(HIDDEN, _BEARER.sub(rf"\1{HIDDEN}", plain))
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= LONGEST_CHARS:
+        return text
+    return f"{text[: LONGEST_CHARS // 2]} … {text[-LONGEST_CHARS // 2 :]}"
 
 
 def without_userinfo(text: str) -> str:

@@ -98,7 +98,7 @@ def retry_after_s(error: BaseException) -> float | None:
         return float(text)
     try:
         until = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     now = datetime.now(UTC)
     return max(0.0, (until - now).total_seconds()) if until.tzinfo else None

@@ -119,7 +119,7 @@ def _stat(answer: aiohttp.ClientResponse) -> Stat:
 def _seconds(text: str) -> float | None:
     try:
         when = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     # HTTP dates are of Greenwich, also where the zone is left out.
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

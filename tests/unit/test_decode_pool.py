@@ -268,3 +268,10 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_variable_of_one_character_that_is_named_like_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Python has one object for each single byte: wiping it once broke the child's own code.
+    monkeypatch.setenv("MY_TOKEN", "1")
+    with DecodePool(harmful, LIMITS) as pool:
+        assert pool.check().result(60).pid != os.getpid()

@@ -148,6 +148,28 @@ def test_one_file_that_alone_is_throttled_is_given_up(monkeypatch: pytest.Monkey
     assert run(work).code is RejectCode.FETCH_FAILED
 
 
+def test_thousands_of_files_of_a_store_that_was_given_up() -> None:
+    async def read() -> None:
+        raise StatusError(503, {})
+
+    async def work() -> set[RejectCode]:
+        pace, codes = Pace("a store", 8, 0), set()
+        for _ in range(2000):
+            with pytest.raises(RejectError) as error:
+                await persist(read, pace, Patience(5, 0), nullcontext())
+            codes.add(error.value.code)
+        return codes
+
+    assert run(work) == {RejectCode.FETCH_FAILED}
+
+
+@pytest.mark.parametrize(
+    "text", ["Thu, 01 Jan 99999999999999999999 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:00 +99999999999999"]
+)
+def test_dates_beyond_all_calendars_ask_for_nothing(text: str) -> None:
+    assert retry_after_s(StatusError(503, {"Retry-After": text})) is None
+
+
 def test_what_a_server_asks_to_wait() -> None:
     soon = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
     waits = {

@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError, scrub
 from pipeline.policy import FetchPolicy
 from pipeline.redaction import (
     HIDDEN,
+    LONGEST_CHARS,
     redact,
     redact_error,
     redacted_errors,
@@ -186,3 +187,8 @@ def test_basic_authorization_of_a_known_pair() -> None:
     assert "basicsecret" not in redact("reader:basicsecret")
     pair = base64.b64encode(b"reader:basicsecret").decode()
     assert pair not in redact(f"header {pair}")
+
+
+@pytest.mark.parametrize("hostile", ["?", "http://", "eyJ-", "://"])
+def test_texts_that_are_all_beginnings_of_secrets(hostile: str) -> None:
+    assert len(redact(hostile * (1_000_000 // len(hostile)))) <= LONGEST_CHARS + 10
