@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_files import load_config
 from pipeline.console import ends_quietly
 from pipeline.errors import ConfigError, ExitCode, LakevecError, RejectError
 from pipeline.history import add_history_commands

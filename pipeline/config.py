@@ -1,21 +1,16 @@
-"""The job's config: YAML into frozen pydantic models, unknown keys refused with the nearest valid one named.
+"""The job's config as frozen pydantic models, which refuse unknown keys; `pipeline.config_files` reads them from YAML.
 
 There is no environment-variable layer: what `--print-config` prints is everything that decides a run.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
-from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, overload
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pipeline.errors import ConfigError, RejectCode
-from pipeline.redaction import redact, remember_options, shown_options
+from pipeline.config_mistakes import nearest
+from pipeline.errors import RejectCode
 
 __all__ = [
     "MIB",
@@ -33,8 +28,6 @@ __all__ = [
     "Section",
     "VectorSpec",
     "VideoConfig",
-    "load_config",
-    "redacted",
 ]
 
 MIB = 1 << 20
@@ -78,7 +71,7 @@ class ManifestConfig(Section):
     def _known_roles(cls, columns: dict[str, str]) -> dict[str, str]:
         for role in columns:
             if role not in COLUMN_ROLES:
-                raise ValueError(f"unknown column {role!r}{_nearest(role, COLUMN_ROLES)}")
+                raise ValueError(f"unknown column {role!r}{nearest(role, COLUMN_ROLES)}")
         places = {role: columns.get(role, role) for role in COLUMN_ROLES}
         for role, name in columns.items():
             other = next((each for each in columns if each != role and columns[each] == name), None)
@@ -302,7 +295,7 @@ class RunConfig(Section):
         listed = [code.strip() for code in codes.split(",") if code.strip()] if isinstance(codes, str) else codes
         for code in listed if isinstance(listed, list | tuple) else ():
             if code not in list(RejectCode):
-                raise ValueError(f"unknown reject code {code!r}{_nearest(str(code).upper(), tuple(RejectCode))}")
+                raise ValueError(f"unknown reject code {code!r}{nearest(str(code).upper(), tuple(RejectCode))}")
         return listed
 
 
@@ -317,134 +310,3 @@ class Config(Section):
     decode: DecodeConfig = DecodeConfig()
     resources: ResourcesConfig = ResourcesConfig()
     run: RunConfig = RunConfig()
-
-
-M = TypeVar("M", bound=BaseModel)
-
-
-@overload
-def load_config(path: str, overrides: list[str]) -> Config: ...
-
-
-@overload
-def load_config(path: str, overrides: list[str], model: type[M]) -> M: ...
-
-
-def load_config(path: str, overrides: list[str], model: type[BaseModel] = Config) -> BaseModel:
-    """Read `path`, lay `overrides` (`key.path=YAML value`) over it, and check it as a `model`.
-
-    Raises ConfigError, naming the key, for anything that is no valid config.
-    """
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {_without_snippet(error)}") from None
-    if not isinstance(tree, dict):
-        sections = ", ".join(f"{name}:" for name in list(model.model_fields)[:3])
-        raise ConfigError(f"{path} must hold sections ({sections}, …), not {type(tree).__name__}")
-    for override in overrides:
-        _lay_over(tree, override)
-    # Before it is judged: what is wrong is shown.
-    fetch = tree.get("fetch")
-    remember_options(fetch.get("storage_options") if isinstance(fetch, dict) else None)
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        lines = [_explain(detail, model) for detail in error.errors()]
-        raise ConfigError(f"{path}: " + "\n  ".join(lines)) from None
-
-
-def _without_snippet(error: yaml.YAMLError | UnicodeDecodeError) -> str:
-    # PyYAML quotes the line, and the line may hold a secret.
-    mark = getattr(error, "problem_mark", None)
-    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return place + str(getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__)
-
-
-def _lay_over(tree: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        # Where the `=` is missing a value may stand beside the key, and it may be a secret.
-        start = re.split(r"[^A-Za-z0-9_.]", override)[0]
-        raise ConfigError(f"--set takes key.path=value, got {start!r} without a value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        shown = "what stands there" if key.startswith("fetch.storage_options") else repr(text)
-        raise ConfigError(f"--set {key}: {shown} is no YAML value") from None
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if child is None:
-            child = node[parent] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {key}: {parent} is a value, not a section")
-        node = child
-    node[last] = value
-
-
-_IN_YAML = dict.fromkeys(("tuple_type", "list_type"), "expected a list, as in [a, b]") | dict.fromkeys(
-    ("dict_type", "model_type"), "expected keys with values"
-)
-"""pydantic's error types whose own words speak of Python."""
-
-
-def _explain(detail: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
-    where = [str(part) for part in detail["loc"]]
-    name = ".".join(where)
-    if detail["type"] == "extra_forbidden":
-        return f"unknown key {name}{_nearest(where[-1], _keys_at(model, where[:-1]))}"
-    if detail["type"] == "missing":
-        return f"{name} is missing"
-    message = _IN_YAML.get(detail["type"]) or re.sub(r"^Value error, ", "", detail["msg"])
-    if not name:
-        return message  # of the config as a whole
-    if where[:2] == ["fetch", "storage_options"]:
-        return f"{name}: {message}"  # what was given there may be a secret
-    return (
-        f"{name}: {message} (got {detail['input']!r})"
-        if not isinstance(detail["input"], dict)
-        else f"{name}: {message}"
-    )
-
-
-def _keys_at(root: type[BaseModel], path: list[str]) -> tuple[str, ...]:
-    section: Any = root
-    for part in path:
-        if isinstance(section, type) and issubclass(section, BaseModel) and part in section.model_fields:
-            section = _section_type(section.model_fields[part].annotation)
-    return tuple(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else ()
-
-
-def _section_type(annotation: Any) -> Any:  # noqa: ANN401 - annotations are any object
-    if get_origin(annotation) in (Union, UnionType, tuple):
-        models = [arg for arg in get_args(annotation) if isinstance(arg, type) and issubclass(arg, BaseModel)]
-        return models[0] if models else None
-    return annotation
-
-
-def _nearest(key: str, valid: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; valid: {', '.join(valid)}"
-
-
-def redacted(config: BaseModel) -> dict[str, Any]:
-    """The config as plain YAML values; of storage options what is known to be no secret, of URIs likewise.
-
-    `config` is a job's: `fetch` has `storage_options`.
-    """
-    tree: dict[str, Any] = _bare(config.model_dump(mode="json"))
-    options = config.model_dump(mode="json", include={"fetch"})["fetch"]["storage_options"]
-    tree["fetch"]["storage_options"] = {scheme: shown_options(each) for scheme, each in options.items()}
-    return tree
-
-
-def _bare(value: Any) -> Any:  # noqa: ANN401 - an option is any YAML value
-    if isinstance(value, dict):
-        return {key: _bare(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_bare(each) for each in value]
-    return redact(value) if isinstance(value, str) else value

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipeline.config import VectorSpec, redacted
+from pipeline.config import VectorSpec
+from pipeline.config_files import redacted
 from pipeline.errors import ExitCode
 from pipeline.evaluate_config import EvaluateConfig, RecallConfig
 from pipeline.evaluation.evaluation import Evaluation, evaluate, measures_document, per_query_table

@@ -1,7 +1,7 @@
 """The config of `jobs/evaluate_retrieval.py`: what is judged, by which measures, and what a recall report compares.
 
-In: YAML through `config.load_config`. Out: a frozen `EvaluateConfig`. Refused with a message that names the key: a
-config that asks for nothing, runs without judgements, a baseline that is no run.
+In: YAML through `config_files.load_config`. Out: a frozen `EvaluateConfig`. Refused with a message that names the key:
+a config that asks for nothing, runs without judgements, a baseline that is no run.
 """
 
 from __future__ import annotations

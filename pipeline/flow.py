@@ -120,36 +120,7 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
     metadata = table_metadata(config, run.checkpoint.identity, run.compute_fingerprint, hidden_dim, run.run_id)
     summary.actors = {"prepare": pools.preparers, "encode": pools.encoders}
     committer = Committer(claim, summary.tally, run.info, config.run.commit_interval_s)
-    window_bytes = int(config.run.window_mb * MIB)
-    prepare = PrepareSettings(
-        run.model,
-        run.checkpoint.identity,
-        config.inputs,
-        run.policy,
-        config.decode,
-        window_bytes,
-        config.run.window_tokens,
-    )
-    encode = EncodeSettings(
-        run.model,
-        run.checkpoint.identity,
-        specs,
-        plan.carry,
-        config.inputs.dedupe,
-        "cuda" if pools.gpus_per_encoder else "cpu",
-    )
-    chain = Chain(
-        prepare=Step(PrepareStage, prepare),
-        encode=Step(EncodeStage, encode),
-        write=Step(
-            write_outcomes,
-            WriteSettings(run.store, run.run_id, plan.id_type, plan.carry, specs, hidden_dim, metadata),
-        ),
-        pools=pools,
-        part_items=part_items(plan.counts.to_do),
-        window_bytes=window_bytes,
-        meter=start_meter(),
-    )
+    chain = _chain(run, plan, pools, metadata)
     with Progress() as progress:
 
         def show(reading: Reading, phase: str = "encode") -> None:
@@ -188,6 +159,40 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
         with timed(summary, "commit"), stop.patiently():
             publish(publication, claim, lambda tasks: merge_tasks(run.store, tasks, merging))
     return True
+
+
+def _chain(run: Run, plan: Plan, pools: Pools, metadata: dict[str, str]) -> Chain:
+    config, specs = run.config, run.config.output.vectors
+    window_bytes = int(config.run.window_mb * MIB)
+    prepare = PrepareSettings(
+        run.model,
+        run.checkpoint.identity,
+        config.inputs,
+        run.policy,
+        config.decode,
+        window_bytes,
+        config.run.window_tokens,
+    )
+    encode = EncodeSettings(
+        run.model,
+        run.checkpoint.identity,
+        specs,
+        plan.carry,
+        config.inputs.dedupe,
+        "cuda" if pools.gpus_per_encoder else "cpu",
+    )
+    return Chain(
+        prepare=Step(PrepareStage, prepare),
+        encode=Step(EncodeStage, encode),
+        write=Step(
+            write_outcomes,
+            WriteSettings(run.store, run.run_id, plan.id_type, plan.carry, specs, run.checkpoint.hidden_dim, metadata),
+        ),
+        pools=pools,
+        part_items=part_items(plan.counts.to_do),
+        window_bytes=window_bytes,
+        meter=start_meter(),
+    )
 
 
 def _judge(run: Run, live: tuple[FileEntry, ...], summary: Summary) -> ExitCode:

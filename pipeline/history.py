@@ -11,7 +11,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.config import RunConfig, load_config
+from pipeline.config import RunConfig
+from pipeline.config_files import load_config
 from pipeline.errors import ConfigError, ExitCode
 from pipeline.index.collect import collect_garbage
 from pipeline.index.commits import Commit, Table

@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic import BaseModel
 
-from pipeline.config import Config, load_config, redacted
+from pipeline.config import Config
+from pipeline.config_files import load_config, redacted
 from pipeline.console import ends_quietly
 from pipeline.errors import ExitCode, LakevecError
 from pipeline.evaluate_config import EvaluateConfig

@@ -1,6 +1,6 @@
 """The config of `retrieve_candidates`: which vectors are the queries, which index is searched, and for what.
 
-In: YAML, by `config.load_config`. Out: a frozen `RetrieveConfig`. Refused, as in every config: unknown keys and
+In: YAML, by `config_files.load_config`. Out: a frozen `RetrieveConfig`. Refused, as in every config: unknown keys and
 wrong types.
 """
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.config import Config, redacted
+from pipeline.config import Config
+from pipeline.config_files import redacted
 from pipeline.errors import ExitCode
 from pipeline.provenance import library_versions
 from pipeline.rerank.config import RerankConfig

@@ -183,17 +183,20 @@ class _Halves:
 
     def _next(self, key: tuple[str, int]) -> RerankHalf | RejectError:
         if key in self._seen:
-            # It was forgotten with an earlier window, and is read again.
-            return next(self._prepared([key]))[1]
+            # Forgotten with an earlier window, and read again: unguarded, since it came through once, and what guards
+            # the tile still counts the next sides as under way.
+            return next(self._made([self._side(key)]))[1]
         self._seen.add(key)
         found, half = next(self._ahead)
         assert found == key, "halves are needed in the order in which they are read ahead"
         return half
 
     def _prepared(self, keys: list[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], RerankHalf | RejectError]]:
-        sides = [Side(key, self._items[key[0]][key[1]]) for key in keys]
-        for side, half in self._source.guard(sides, self._made):
+        for side, half in self._source.guard([self._side(key) for key in keys], self._made):
             yield side.key, half
+
+    def _side(self, key: tuple[str, int]) -> Side:
+        return Side(key, self._items[key[0]][key[1]])
 
     def _made(self, sides: Iterable[Side]) -> Iterator[tuple[Side, RerankHalf | RejectError]]:
         source, held = self._source, list(sides)

@@ -52,4 +52,5 @@ class WorkerLogReader:
             if message not in self._written:
                 self._written.add(message)
                 level, text = message
-                logging.getLogger(_LOGGER).log(level, "%s", text)
+                # The text as the message itself: the driver's log samples by message, and "%s" would be one for all.
+                logging.getLogger(_LOGGER).log(level, text)

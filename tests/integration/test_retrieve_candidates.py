@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline.config import VectorSpec, load_config
+from pipeline.config import VectorSpec
+from pipeline.config_files import load_config
 from pipeline.retrieval.candidate_files import candidates_of
 from pipeline.retrieval.scan import cut_pieces
 from pipeline.retrieval.settle import open_retrieval

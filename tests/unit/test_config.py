@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config import Config, load_config, redacted
+from pipeline.config import Config
+from pipeline.config_files import load_config, redacted
 from pipeline.errors import ConfigError
 
 GOOD = "manifest: {path: m.parquet}\noutput: {path: out}\nmodel: {path: model}\n"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +15,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ManifestError
 from pipeline.manifest.well_formed import well_formed
 from tests.fixtures.manifests import opened, rows_of
+from tests.fixtures.planted import Planted, unpickled
 
 UNSAFE = [
     "arrow.py_extension_type",
@@ -26,19 +25,6 @@ UNSAFE = [
     "ray.data.arrow_pickled_object",
     "ray.air.arrow_tensor",
 ]
-
-_unpickled: list[str] = []
-sys.addaudithook(lambda event, args: _unpickled.append(str(args)) if event == "pickle.find_class" else None)
-
-
-class Planted:
-    """Unpickling one makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Path.touch, (self._path,)
 
 
 def planted_table(name: str, trap: Path) -> pa.Table:
@@ -82,15 +68,15 @@ def test_types_that_unpickle_are_refused_and_nothing_runs(
     trap = tmp_path / "trap"
     (tmp_path / "m").mkdir()
     path = write(planted_table(name, trap), tmp_path / "m")
-    _unpickled.clear()
+    unpickled.clear()
     with pytest.raises(ManifestError, match=f"extension type {name}"):
         rows_of(opened(path))
-    assert _unpickled == []
+    assert unpickled == []
     assert not trap.exists()
     # The trap is a real one.
     pickle.loads(pickle.dumps(Planted(trap)))
     assert trap.exists()
-    assert _unpickled
+    assert unpickled
 
 
 def test_other_writings_of_the_pair_are_read_by_pyarrow(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,7 @@ from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError
 from pipeline.tokenizer import MAX_FILE_BYTES, PromptTokenizer
 from pipeline.weights import MAX_HEADER_BYTES
-
-_unpickled: list[str] = []
-sys.addaudithook(lambda event, args: _unpickled.append(str(args)) if event == "pickle.find_class" else None)
-
-
-class Planted:
-    """Unpickling one makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Path.touch, (self._path,)
+from tests.fixtures.planted import Planted, unpickled
 
 
 def folder_of(home: Path) -> Path:
@@ -88,7 +75,7 @@ def test_pickled_weights_are_refused_unread(name: str, tmp_path: Path) -> None:
     folder, trap = folder_of(tmp_path), tmp_path / "trap"
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(pickle.dumps(Planted(trap)))
-    _unpickled.clear()
+    unpickled.clear()
     with pytest.raises(ConfigError, match=r"pickled weights are never loaded"):
         resolve_checkpoint(ModelConfig(path=str(folder)))
     # As the named shard of an index, and in a file called safetensors.
@@ -99,7 +86,7 @@ def test_pickled_weights_are_refused_unread(name: str, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(pickle.dumps(Planted(trap)))
     with pytest.raises(ConfigError, match="no safetensors file, or damaged"):
         resolve_checkpoint(ModelConfig(path=str(folder)))
-    assert _unpickled == []
+    assert unpickled == []
     assert not trap.exists()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_config, redacted
+from pipeline.config_files import load_config, redacted
 from pipeline.errors import ConfigError
 from pipeline.rerank.config import RerankConfig
 
