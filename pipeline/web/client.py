@@ -46,6 +46,9 @@ _RESOLVED_S = 60
 
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"lakevec/{version('lakevec')}"}
 
+_NO_ANSWER = "Bad status line"
+"""What aiohttp says, and nothing but its words tells, where an answer does not begin as HTTP does."""
+
 
 class WebClient:
     """Belongs to one event loop, in which it must be made and closed."""
@@ -98,12 +101,19 @@ class WebClient:
     async def _answer(self, method: Literal["GET", "HEAD"], uri: str) -> AsyncIterator[aiohttp.ClientResponse]:
         url = self._rules.check(uri)
         for _ in range(_MOST_REDIRECTS + 1):
-            async with self._session.request(method, url, allow_redirects=False) as answer:
-                location = answer.headers.get("Location")
-                if answer.status not in _REDIRECTS or location is None:
-                    yield answer
-                    return
-                url = self._rules.redirected(url, location)
+            try:
+                async with self._session.request(method, url, allow_redirects=False) as answer:
+                    location = answer.headers.get("Location")
+                    if answer.status not in _REDIRECTS or location is None:
+                        yield answer
+                        return
+                    url = self._rules.redirected(url, location)
+            except aiohttp.ClientResponseError as error:
+                if error.message.startswith(_NO_ANSWER):
+                    # Likely what came behind an earlier answer without a body (304), over a connection that was kept: a
+                    # fault of the server, which must not cost its next file.
+                    raise ConnectionError("the answer begins like no HTTP") from None
+                raise
         raise RejectError(RejectCode.FETCH_FAILED, f"more than {_MOST_REDIRECTS} redirects")
 
 
