@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.config import InputsConfig
 from pipeline.models.encoder import Encoded
 from pipeline.stages.encode import BusyClock, EncodeSettings, EncodeStage
-from pipeline.stages.prepare import PrepareSettings, PrepareStage
+from pipeline.stages.prepare import PrepareStage
+from pipeline.stages.preparing import PrepareSettings
 from pipeline.types import Prepared
 
 __all__ = ["HIDDEN_DIM", "NullEncodeStage", "null_encoder", "prepare_block", "start_preparer"]
@@ -59,7 +61,7 @@ class _PoolPrepareStage(PrepareStage):
 _preparer: list[_PoolPrepareStage] = []
 
 
-def start_preparer(settings: PrepareSettings) -> None:
+def start_preparer(settings: PrepareSettings[InputsConfig]) -> None:
     """Load what a pool's process keeps from block to block."""
     _preparer[:] = [_PoolPrepareStage(settings, _Silence())]
 

@@ -29,7 +29,6 @@ import pyarrow.parquet as pq
 from benchmarks.null_stages import HIDDEN_DIM, NullEncodeStage, null_encoder, prepare_block, start_preparer
 from pipeline.checkpoint import resolve_checkpoint
 from pipeline.config import (
-    MIB,
     DecodeConfig,
     FetchConfig,
     InputsConfig,
@@ -43,9 +42,12 @@ from pipeline.policy import FetchPolicy
 from pipeline.stages.chain import Chain, ReceiptStream, Step, build_chain
 from pipeline.stages.encode import EncodeSettings
 from pipeline.stages.meter import start_meter
+from pipeline.stages.no_progress import LEAST_S
 from pipeline.stages.pools import Pools
-from pipeline.stages.prepare import PrepareSettings, PrepareStage
+from pipeline.stages.prepare import PrepareStage
+from pipeline.stages.preparing import PrepareSettings
 from pipeline.stages.session import ray_session
+from pipeline.stages.window_limits import WindowLimits
 from pipeline.stages.write import WriteSettings, write_outcomes
 from pipeline.storage import Store, open_store
 from pipeline.types import Media, MediaKind, MediaRef, WorkItem
@@ -136,10 +138,8 @@ def _chain(folder: Path, store: Store, preparers: int) -> Chain:
     identity = resolve_checkpoint(model, weights=False).identity
     run, specs = RunConfig(), (VectorSpec(),)
     policy = FetchPolicy.of(FetchConfig(schemes=("file",), local_roots=(str(folder),)))
-    window_bytes = int(run.window_mb * MIB)
-    prepare = PrepareSettings(
-        model, identity, InputsConfig(dedupe=False), policy, DecodeConfig(), window_bytes, run.window_tokens
-    )
+    window = WindowLimits.of(run)
+    prepare = PrepareSettings(model, identity, InputsConfig(dedupe=False), policy, DecodeConfig(), window)
     return Chain(
         prepare=Step(PrepareStage, prepare),
         encode=Step(NullEncodeStage, EncodeSettings(model, identity, specs, (), False, "cpu")),
@@ -147,7 +147,8 @@ def _chain(folder: Path, store: Store, preparers: int) -> Chain:
         # A quarter of a logical CPU each: what is compared is work done, not how Ray shares out four of them.
         pools=Pools(preparers, 0.25, 1, 0.25, 0),
         part_items=None,
-        window_bytes=window_bytes,
+        window=window,
+        no_progress_s=LEAST_S,
         meter=None,
     )
 

@@ -30,6 +30,7 @@ from pipeline.manifest.work import from_work_table, to_work_table
 from pipeline.policy import FetchPolicy
 from pipeline.prepare import Preparer, content_hash
 from pipeline.stages.prepare import windows
+from pipeline.stages.window_limits import WindowLimits
 from pipeline.template import CONTROL_IDS, compose
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Media, MediaKind, MediaRef, Prepared, WorkItem
@@ -116,7 +117,7 @@ def _stage(cell: Cell, preparer: Preparer) -> Work:
 
     def work() -> tuple[int, str]:
         loaded = fetcher.load_many(from_work_table(block))
-        made = windows(block, _in_process(loaded, preparer), int(run.window_mb * 2**20), run.window_tokens)
+        made = windows(block, _in_process(loaded, preparer), WindowLimits.of(run))
         digest, size = hashlib.sha256(), 0
         for window in made:
             size += window.nbytes

@@ -28,12 +28,15 @@ from pipeline.stages.committer import Committer
 from pipeline.stages.embed_work import EmbedWork
 from pipeline.stages.encode import EncodeSettings, EncodeStage
 from pipeline.stages.meter import Reading, start_meter
+from pipeline.stages.no_progress import no_progress_timeout_s
 from pipeline.stages.passes import Passes
 from pipeline.stages.pools import Pools, size_pools
-from pipeline.stages.prepare import PrepareSettings, PrepareStage
+from pipeline.stages.prepare import PrepareStage
+from pipeline.stages.preparing import PrepareSettings
 from pipeline.stages.publish import merge_tasks
 from pipeline.stages.session import ray_session, uploaded_working_dir
 from pipeline.stages.shared_paths import check_shared_paths
+from pipeline.stages.window_limits import WindowLimits
 from pipeline.stages.write import WriteSettings, write_outcomes
 from pipeline.stop import StopRequest
 from pipeline.summary import PLANNED, Summary
@@ -163,16 +166,8 @@ def _carry_out(run: Run, plan: Plan, claim: Claim, pools: Pools, summary: Summar
 
 def _chain(run: Run, plan: Plan, pools: Pools, metadata: dict[str, str]) -> Chain:
     config, specs = run.config, run.config.output.vectors
-    window_bytes = int(config.run.window_mb * MIB)
-    prepare = PrepareSettings(
-        run.model,
-        run.checkpoint.identity,
-        config.inputs,
-        run.policy,
-        config.decode,
-        window_bytes,
-        config.run.window_tokens,
-    )
+    window = WindowLimits.of(config.run)
+    prepare = PrepareSettings(run.model, run.checkpoint.identity, config.inputs, run.policy, config.decode, window)
     encode = EncodeSettings(
         run.model,
         run.checkpoint.identity,
@@ -190,7 +185,8 @@ def _chain(run: Run, plan: Plan, pools: Pools, metadata: dict[str, str]) -> Chai
         ),
         pools=pools,
         part_items=part_items(plan.counts.to_do),
-        window_bytes=window_bytes,
+        window=window,
+        no_progress_s=no_progress_timeout_s(config.fetch, config.decode),
         meter=start_meter(),
     )
 

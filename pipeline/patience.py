@@ -47,6 +47,14 @@ class Patience:
     timeout_s: float
     retries: int
 
+    @property
+    def longest_s(self) -> float:
+        """The most that one file takes while its store answers others: its time, and the waits after throttled tries.
+
+        A store that throttles everything is waited for besides.
+        """
+        return self.timeout_s + _THROTTLED_TRIES * _LONGEST_WAIT_S
+
 
 async def persist(
     read: Callable[[], Awaitable[T]], pace: Pace, patience: Patience, gate: AbstractAsyncContextManager[Any]

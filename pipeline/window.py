@@ -62,11 +62,13 @@ def window_bytes(item: Prepared) -> int:
     return sum(visual.frames.nbytes for visual in item.visuals)
 
 
-def pack_window(work: pa.Table, results: Sequence[Prepared | Reject], prepare_s: float) -> pa.Table:
+def pack_window(
+    work: pa.Table, results: Sequence[Prepared | Reject], prepare_s: float, least_bytes: int = 0
+) -> pa.Table:
     """One row holding every item of `work` with its result.
 
     `work`: the rows' id, fingerprint, attempts and carried columns, in the order of `results`; `prepare_s`:
-    seconds that preparing them took.
+    seconds that preparing them took. It weighs `least_bytes` or more.
     """
     ids = work.column("id").to_pylist()
     if ids != [result.id for result in results]:
@@ -82,7 +84,7 @@ def pack_window(work: pa.Table, results: Sequence[Prepared | Reject], prepare_s:
         pa.LargeListArray.from_arrays(pa.array([0, len(input_ids)], pa.int64()), pa.array(input_ids)),
         pa.LargeListArray.from_arrays(pa.array([0, len(positions)], pa.int64()), pa.array(positions)),
         pa.array([[_visual_row(index, visual) for index, visual in visuals]], pa.list_(_VISUAL)),
-        _pixels([visual for _, visual in visuals]),
+        _pixels([visual for _, visual in visuals], least_bytes),
         pa.array([prepare_s], pa.float64()),
     ]
     return pa.table(dict(zip(WINDOW_COLUMNS, columns, strict=True)))
@@ -153,9 +155,11 @@ def _visual_row(item: int, visual: Visual) -> dict[str, Any]:
     }
 
 
-def _pixels(visuals: list[Visual]) -> pa.Array:
-    size = sum(visual.frames.nbytes for visual in visuals)
+def _pixels(visuals: list[Visual], least_bytes: int) -> pa.Array:
+    used = sum(visual.frames.nbytes for visual in visuals)
+    size = max(used, least_bytes)
     packed = np.empty(size, np.uint8)
+    packed[used:] = 0  # what lay there before is nobody's business
     start = 0
     for visual in visuals:
         packed[start : start + visual.frames.nbytes] = visual.frames.reshape(-1)

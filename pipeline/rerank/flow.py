@@ -25,14 +25,17 @@ from pipeline.run import new_run_id
 from pipeline.stages.chain import Chain, Step, part_items
 from pipeline.stages.committer import Committer
 from pipeline.stages.meter import Reading, start_meter
+from pipeline.stages.no_progress import no_progress_timeout_s
 from pipeline.stages.pair_work import PairWork
 from pipeline.stages.passes import Passes
 from pipeline.stages.pools import Pools, size_pools
-from pipeline.stages.prepare_pairs import PairSettings, PreparePairsStage
+from pipeline.stages.prepare_pairs import PreparePairsStage
+from pipeline.stages.preparing import PrepareSettings
 from pipeline.stages.publish_scores import ScoreTable, publish_scores
 from pipeline.stages.score import ScoreSettings, ScoreStage
 from pipeline.stages.session import ray_session, uploaded_working_dir
 from pipeline.stages.shared_paths import check_shared_paths
+from pipeline.stages.window_limits import WindowLimits
 from pipeline.stages.write_scores import WriteScoresSettings, write_scores
 from pipeline.stop import StopRequest
 from pipeline.storage import Store, open_store
@@ -157,20 +160,19 @@ def _score(
 
 def _chain(run: RerankRun, pools: Pools, to_do: int) -> Chain:
     config, identity = run.config, run.checkpoint.identity
-    window_bytes = int(config.run.window_mb * MIB)
+    window = WindowLimits.of(config.run)
     metadata = score_metadata(config, identity, run.compute_fingerprint, run.run_id)
     return Chain(
         prepare=Step(
             PreparePairsStage,
-            PairSettings(
-                run.model, identity, config.inputs, run.policy, config.decode, window_bytes, config.run.window_tokens
-            ),
+            PrepareSettings(run.model, identity, config.inputs, run.policy, config.decode, window),
         ),
         encode=Step(ScoreStage, ScoreSettings(run.model, identity, "cuda" if pools.gpus_per_encoder else "cpu")),
         write=Step(write_scores, WriteScoresSettings(run.store, run.run_id, metadata)),
         pools=pools,
         part_items=part_items(to_do),
-        window_bytes=window_bytes,
+        window=window,
+        no_progress_s=no_progress_timeout_s(config.fetch, config.decode, sides=2),
         meter=start_meter(),
         task_rows=1,
     )

@@ -38,12 +38,14 @@ class PairWindow:
     prepare_s: float
 
 
-def pack_pairs(halves: Sequence[Prepared], pairs: Sequence[dict[str, Any]], prepare_s: float) -> pa.Table:
+def pack_pairs(
+    halves: Sequence[Prepared], pairs: Sequence[dict[str, Any]], prepare_s: float, least_bytes: int = 0
+) -> pa.Table:
     """One row of `halves` and of `pairs`: dicts of `PAIR_FIELDS`, `SCORE_FACTS`, and `prefix` and `suffix`, places in
-    `halves` or None in a pair with a code."""
+    `halves` or None in a pair with a code. It weighs `least_bytes` or more."""
     names = [str(place) for place in range(len(halves))]
     named = [replace(half, id=name) for half, name in zip(halves, names, strict=True)]
-    packed = pack_window(pa.table({"id": pa.array(names, pa.string())}), named, prepare_s)
+    packed = pack_window(pa.table({"id": pa.array(names, pa.string())}), named, prepare_s, least_bytes)
     return packed.append_column("pairs", pa.array([list(pairs)], pa.list_(_PAIR)))
 
 

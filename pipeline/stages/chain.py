@@ -18,6 +18,7 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.stages.pools import WRITE_CPUS, Pools
 from pipeline.stages.session import ACTOR_RETRIES, TASK_RETRIES
+from pipeline.stages.window_limits import WindowLimits
 from pipeline.stages.write import RECEIPT
 from pipeline.storage import Store
 
@@ -62,7 +63,8 @@ class Chain:
     write: Step
     pools: Pools
     part_items: int | None
-    window_bytes: int
+    window: WindowLimits
+    no_progress_s: float
     meter: Any
     task_rows: int | None = None
 
@@ -90,8 +92,9 @@ def build_chain(
     context = ray.data.DataContext.get_current()
     context.max_errored_blocks = max_errored_blocks
     # Ray gathers a task's output into blocks of 128 MiB by default: there a window would wait for the next one, and be
-    # copied out of their common block again. At half its size each is a block of its own once it is packed.
-    context.target_max_block_size = max(1, chain.window_bytes // 2)
+    # copied out of their common block again.
+    context.target_max_block_size = chain.window.block_bytes
+    context.execution_no_progress_timeout_s = chain.no_progress_s
     pools = chain.pools
     work = ray.data.read_parquet([store.full(path) for path in work_paths], filesystem=store.fs)
     return (

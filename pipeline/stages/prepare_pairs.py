@@ -9,20 +9,12 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.checkpoint import resolve_same
-from pipeline.config import DecodeConfig, ModelConfig
-from pipeline.decode_child import equip_drafter
-from pipeline.decode_pool import DecodePool
 from pipeline.errors import RejectError
-from pipeline.fetch import Fetcher
-from pipeline.heap import keep_freed_memory
 from pipeline.manifest.work import from_work_table
-from pipeline.policy import FetchPolicy
 from pipeline.preparation import Preparation
 from pipeline.redaction import redacted_errors
 from pipeline.rerank.config import RerankInputs
@@ -30,15 +22,15 @@ from pipeline.rerank.pair import RerankHalf
 from pipeline.rerank.prepare import RerankPreparer
 from pipeline.rerank.schema import PAIR_FIELDS
 from pipeline.rerank.window import pack_pairs
-from pipeline.speech import guard_process
 from pipeline.stages.load_guard import guarded
 from pipeline.stages.meter import is_draining
-from pipeline.stages.worker_log import send_log_to
+from pipeline.stages.preparing import PrepareSettings, set_up
+from pipeline.stages.window_limits import Outflow, WindowLimits
 from pipeline.tokenizer import PromptTokenizer
 from pipeline.types import LoadedItem, Prepared, WorkItem
 from pipeline.window import window_bytes
 
-__all__ = ["PairSettings", "PairSource", "PreparePairsStage", "pair_windows"]
+__all__ = ["PairSource", "PreparePairsStage", "pair_windows"]
 
 _FACTS = [each.name for each in PAIR_FIELDS]
 
@@ -73,47 +65,26 @@ class PairSource:
     guard: Guard = _unguarded
 
 
-@dataclass(frozen=True, slots=True)
-class PairSettings:
-    """Everything a preparer of pairs needs, small enough to be pickled into every actor."""
-
-    model: ModelConfig
-    identity: str
-    inputs: RerankInputs
-    policy: FetchPolicy
-    decode: DecodeConfig
-    window_bytes: int
-    window_tokens: int
-
-
 class PreparePairsStage:
     """The callable that Ray Data runs in preparation actors."""
 
     @redacted_errors
-    def __init__(self, settings: PairSettings, meter: Any) -> None:  # noqa: ANN401 - an actor handle
-        guard_process()
-        keep_freed_memory()
-        send_log_to(meter)
-        checkpoint = resolve_same(settings.model, settings.identity, weights=False)
-        self._settings = settings
+    def __init__(self, settings: PrepareSettings[RerankInputs], meter: Any) -> None:  # noqa: ANN401 - an actor handle
+        self._workplace = set_up(settings, meter)
+        self._preparer = RerankPreparer(PromptTokenizer(self._workplace.tokenizer, "reranker"), settings.inputs)
+        self._limits = settings.window
         self._meter = meter
-        self._fetcher = Fetcher(settings.policy)
-        self._preparer = RerankPreparer(PromptTokenizer(checkpoint.folder, "reranker"), settings.inputs)
-        # The children end with this process, however it ends.
-        self._preparation = Preparation(
-            DecodePool(partial(equip_drafter, settings.inputs, settings.decode), settings.decode)
-        )
 
     @redacted_errors
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """Windows of the pairs of `block`'s tiles (`rerank.schema.TILES`), nothing once the run is draining."""
         if is_draining(self._meter):
             return
-        settings = self._settings
+        load_many, preparation = self._workplace.fetcher.load_many, self._workplace.preparation
         for place in range(block.num_rows):
             tile = block.slice(place, 1)
-            source = PairSource(tile, self._fetcher.load_many, self._preparer, self._preparation, self._guard(tile))
-            for window in pair_windows(source, settings.window_bytes, settings.window_tokens):
+            source = PairSource(tile, load_many, self._preparer, preparation, self._guard(tile))
+            for window in pair_windows(source, self._limits):
                 self._meter.prepared.remote(len(window.column("pairs")[0]))
                 yield window
 
@@ -128,24 +99,26 @@ class PreparePairsStage:
         return guard
 
 
-def pair_windows(source: PairSource, max_bytes: int, max_tokens: int) -> Iterator[pa.Table]:
-    """Prepare the pairs of a tile into windows, each closed at `max_bytes` of pixels or `max_tokens`.
+def pair_windows(
+    source: PairSource, limits: WindowLimits, now: Callable[[], float] = time.monotonic
+) -> Iterator[pa.Table]:
+    """Prepare the pairs of a tile into windows that `limits` close.
 
-    A window holds at least one pair, so a single one may be larger than both. Tokens count what must be computed: those
-    of a shared half once.
+    Tokens count what must be computed: those of a shared half once. What is made goes out before the next pair is
+    waited for, if the last one took the window over its age.
     """
     pairs = source.tile.column("pairs")[0].as_py()
-    halves = _Halves(source, pairs)
-    window = _Window()
+    halves, outflow = _Halves(source, pairs), Outflow(limits, now)
+    window, started = _Window(), now()
     for pair in pairs:
         window.add(pair, halves, source.preparer)
-        if window.n_bytes >= max_bytes or window.n_tokens >= max_tokens:
-            yield window.packed()
+        if outflow.closes(window.n_bytes, window.n_tokens):
+            yield from outflow.send(window.packed(now() - started, outflow.least_bytes))
             # What this window showed is not held for the next ones: pixels of a whole tile may be gigabytes.
             halves.forget(but_query=pair["query"])
-            window = _Window()
+            window, started = _Window(), now()
     if window.pairs:
-        yield window.packed()
+        yield from outflow.send(window.packed(now() - started, outflow.least_bytes))
 
 
 class _Halves:
@@ -216,7 +189,6 @@ class _Window:
     places: dict[tuple[str, str, int], int] = field(default_factory=dict)
     n_bytes: int = 0
     n_tokens: int = 0
-    started: float = field(default_factory=time.monotonic)
 
     def add(self, pair: dict[str, Any], halves: _Halves, preparer: RerankPreparer) -> None:
         facts = {name: pair[name] for name in _FACTS}
@@ -239,8 +211,8 @@ class _Window:
             }
         )
 
-    def packed(self) -> pa.Table:
-        return pack_pairs(self.halves, self.pairs, time.monotonic() - self.started)
+    def packed(self, prepare_s: float, least_bytes: int) -> pa.Table:
+        return pack_pairs(self.halves, self.pairs, prepare_s, least_bytes)
 
     def _place(self, side: str, half: Prepared) -> tuple[int, bool]:
         # Equal contents under different ids are one half; a cut one is as long as no other of its content.

@@ -1,4 +1,4 @@
-"""The Ray session: every setting that lakevec makes in Ray is in this file.
+"""The Ray session: every setting that lakevec makes in Ray is in this file, but those of one dataset (`chain`).
 
 The reasons, as measured on Ray 2.60: one footer reader instead of 32 (9–17 s for a small work list, 3 s with one);
 finite retries (by default an input that kills its process is retried for ever); no progress bars (outside a terminal
@@ -47,10 +47,6 @@ TASK_RETRIES: dict[str, Any] = {"max_retries": 3}
 
 MIN_LOCAL_CPUS = 4
 """Logical CPUs of a local session: one encoder, one preparer, one for reads, one for writes and merges."""
-
-NO_PROGRESS_TIMEOUT_S = 1800.0
-"""Ray Data gives up after this long without any output. A first window may take as long as the model's download."""
-
 
 _log = logging.getLogger("lakevec")
 
@@ -206,4 +202,3 @@ def _configure() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S

@@ -23,6 +23,7 @@ from pipeline.rerank.prepare import HalfMaker, RerankPreparer
 from pipeline.rerank.schema import TILES
 from pipeline.rerank.window import PairWindow, unpack_pairs
 from pipeline.stages.prepare_pairs import PairSource, pair_windows
+from pipeline.stages.window_limits import WindowLimits
 from pipeline.types import LoadedItem, LoadedMedia, MediaKind, WorkItem
 from tests.fixtures.golden_cases import png
 from tests.fixtures.tokenizer import rerank_tokenizer
@@ -88,7 +89,7 @@ def windows_of(
 ) -> list[PairWindow]:
     preparation = Preparation(InProcess(inputs))
     source = PairSource(tile_of(pairs), lake.load_many, preparer(**inputs), preparation)
-    return [unpack_pairs(window) for window in pair_windows(source, max_bytes, max_tokens)]
+    return [unpack_pairs(window) for window in pair_windows(source, WindowLimits(max_bytes, max_tokens))]
 
 
 def facts(windows: Sequence[PairWindow]) -> list[dict[str, Any]]:

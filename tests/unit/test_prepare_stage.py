@@ -14,6 +14,7 @@ import pytest
 from pipeline.errors import RejectCode, RejectError
 from pipeline.manifest.work import to_work_table
 from pipeline.stages.prepare import windows
+from pipeline.stages.window_limits import WindowLimits
 from pipeline.types import LoadedItem, MediaKind, Modality, Prepared, Visual, WorkItem
 from pipeline.window import unpack_window
 from tests.fixtures.jobs import ROOT
@@ -44,7 +45,7 @@ def made(items: list[WorkItem]) -> Iterator[tuple[WorkItem, Prepared | RejectErr
 )
 def test_windows_close_at_their_bounds(max_bytes: int, max_tokens: int, sizes: list[int]) -> None:
     items = work(7)
-    found = [unpack_window(w) for w in windows(to_work_table(items), made(items), max_bytes, max_tokens)]
+    found = [unpack_window(w) for w in windows(to_work_table(items), made(items), WindowLimits(max_bytes, max_tokens))]
     assert [len(window.prepared) for window in found] == sizes
     ids = [name for window in found for name in window.facts.column("id").to_pylist()]
     assert ids == [item.id for item in items]
@@ -55,7 +56,7 @@ def test_a_reject_travels_among_the_others() -> None:
     items = work(3)
     refused = RejectError(RejectCode.IMAGE_UNREADABLE, "broken")
     mixed = ((item, refused if item.id == "i1" else got) for item, got in made(items))
-    [window] = [unpack_window(w) for w in windows(to_work_table(items), mixed, 10**9, 10**9)]
+    [window] = [unpack_window(w) for w in windows(to_work_table(items), mixed, WindowLimits(10**9, 10**9))]
     assert window.facts.column("code").to_pylist() == [None, "IMAGE_UNREADABLE", None]
     assert window.facts.column("detail").to_pylist() == [None, "broken", None]
 
@@ -70,6 +71,7 @@ from pipeline.decode_pool import DecodePool
 from pipeline.manifest.work import to_work_table
 from pipeline.preparation import Preparation
 from pipeline.stages.prepare import Preparer, PromptTokenizer, windows
+from pipeline.stages.window_limits import WindowLimits
 from pipeline.types import LoadedItem, LoadedMedia, MediaKind, WorkItem
 folder = Path(sys.argv[1])
 media = (
@@ -80,7 +82,7 @@ item = WorkItem("i", ("text",), (), None, None, None, "f", "m", 0, 0)
 preparer = Preparer(PromptTokenizer(Path(sys.argv[2])), InputsConfig())
 with DecodePool(partial(equip_drafter, InputsConfig(), DecodeConfig())) as pool:
     made = Preparation(pool).many([(item, LoadedItem("i", ("text",), media), preparer)])
-    [window] = windows(to_work_table([item]), made, 1 << 30, 1 << 30)
+    [window] = windows(to_work_table([item]), made, WindowLimits(1 << 30, 1 << 30))
 assert window.column("items")[0].values.field("code").null_count == 1
 assert len(window.column("visuals")[0]) == 2
 sys.exit(bool({"torch", "torchvision", "transformers", "av", "PIL", "simplejpeg"} & sys.modules.keys()))
