@@ -2,6 +2,9 @@
 
 In: the items of a call, by key, and how to make something of them. Out: what was made, in order; an item that killed
 two preparers alone is a RejectError instead (`under_way`).
+
+What is handed on may wait for as long as the stages after it take, and its worker may be taken away meanwhile: an item
+ends before it is handed on, so that nobody blames it for that.
 """
 
 from __future__ import annotations
@@ -17,25 +20,24 @@ __all__ = ["guarded"]
 
 Item = TypeVar("Item")
 Got = TypeVar("Got")
+Make = Callable[[Iterable[Item]], Iterator[tuple[Item, Got | RejectError]]]
 
 
 def guarded(
     meter: Any,  # noqa: ANN401 - an actor handle
     keys: Sequence[str],
     items: Sequence[Item],
-    make: Callable[[Iterable[Item]], Iterator[tuple[Item, Got | RejectError]]],
+    make: Make[Item, Got],
 ) -> Iterator[tuple[Item, Got | RejectError]]:
     """`make(items)`, an item at a time where a preparer died of one of them, without those that killed two.
 
-    `keys` name the items within the run. One that is alone counts as under way until all of it is made and taken.
+    `keys` name the items within the run; `make` gives one thing for each, in order. In company all of them count as
+    under way until the last is made; what is alone only while it is made.
     """
     if not keys:
         return
     if not ask(meter.begin, False, PREPARE, list(keys)):
-        try:
-            yield from make(items)
-        finally:
-            meter.end.remote(PREPARE, list(keys))
+        yield from _together(meter, keys, items, make)
         return
     for key, item in zip(keys, items, strict=True):
         verdict: Verdict | None = ask(meter.begin_alone, None, PREPARE, key)
@@ -43,7 +45,26 @@ def guarded(
             yield item, RejectError(*verdict)
             continue
         try:
-            yield from make([item])
+            made = list(make([item]))
         finally:
             meter.end.remote(PREPARE, [key])
+        yield from made
     meter.end.remote(PREPARE, list(keys))
+
+
+def _together(
+    meter: Any,  # noqa: ANN401 - an actor handle
+    keys: Sequence[str],
+    items: Sequence[Item],
+    make: Make[Item, Got],
+) -> Iterator[tuple[Item, Got | RejectError]]:
+    left = len(keys)
+    try:
+        for made in make(items):
+            left -= 1
+            if not left:
+                meter.end.remote(PREPARE, list(keys))
+            yield made
+    finally:
+        if left:
+            meter.end.remote(PREPARE, list(keys))
