@@ -6,6 +6,7 @@ one such value would else end the run, in whatever first looks at it.
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
@@ -14,7 +15,7 @@ __all__ = ["well_formed"]
 
 
 def well_formed(table: pa.Table) -> pa.Table:
-    """`table`, its strings valid at any depth of lists and structs; columns that are valid already are not copied."""
+    """`table`, its strings valid at any depth; columns that are valid already are not copied."""
     for place, field in enumerate(table.schema):
         if _holds_text(field.type) and not _is_valid(table.column(place)):
             table = table.set_column(
@@ -24,7 +25,9 @@ def well_formed(table: pa.Table) -> pa.Table:
 
 
 def _holds_text(kind: pa.DataType) -> bool:
-    if pt.is_dictionary(kind):
+    if isinstance(kind, pa.BaseExtensionType):
+        return _holds_text(kind.storage_type)
+    if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
         return _holds_text(kind.value_type)
     if _is_text(kind):
         return True
@@ -48,21 +51,34 @@ def _mended(values: pa.Array) -> pa.Array:
     if _is_text(kind):
         raw = values.cast(pa.large_binary()).to_pylist()
         return pa.array([None if one is None else one.decode("utf-8", "replace") for one in raw], kind)
+    if not _holds_text(kind) or pt.is_union(kind):  # no column that is read may be a union
+        return values
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.wrap_array(_mended(values.storage))
     if pt.is_dictionary(kind):
         return pa.DictionaryArray.from_arrays(values.indices, _mended(values.dictionary), ordered=kind.ordered)
-    if pt.is_list(kind) or pt.is_large_list(kind):
-        # from_arrays keeps neither the slice nor what null cells cover, so the lengths are taken anew.
-        lists = type(values)
-        offsets = pa.array(_offsets(values), pa.int64() if pt.is_large_list(kind) else pa.int32())
-        return lists.from_arrays(offsets, _mended(values.flatten()), type=kind, mask=values.is_null())
+    if pt.is_run_end_encoded(kind):
+        return pc.run_end_encode(_mended(pc.run_end_decode(values)), run_end_type=kind.run_end_type)
     if pt.is_struct(kind):
         members = [_mended(member) for member in values.flatten()]
         return pa.StructArray.from_arrays(members, fields=list(kind), mask=values.is_null())
-    return values
+    return _mended_lists(values)
 
 
-def _offsets(values: pa.Array) -> list[int]:
-    offsets = [0]
-    for length in pc.list_value_length(values).to_pylist():
-        offsets.append(offsets[-1] + (length or 0))
-    return offsets
+def _mended_lists(values: pa.Array) -> pa.Array:
+    kind, is_null = values.type, values.is_null()
+    if pt.is_map(kind):
+        lists = _mended(values.cast(pa.list_(pa.struct([kind.key_field, kind.item_field]))))
+        return pa.MapArray.from_arrays(lists.offsets, *lists.values.flatten(), type=kind, mask=is_null)
+    if pt.is_fixed_size_list(kind):
+        members = values.values.slice(values.offset * kind.list_size, len(values) * kind.list_size)
+        return pa.FixedSizeListArray.from_arrays(_mended(members), type=kind, mask=is_null)
+    # from_arrays keeps neither the slice nor what null cells cover, and views may overlap, so all is laid out anew.
+    lengths = pc.list_value_length(values).fill_null(0).to_numpy(zero_copy_only=False)
+    members = _mended(values.flatten())
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    size = pa.int64() if pt.is_large_list(kind) or pt.is_large_list_view(kind) else pa.int32()
+    places = pa.array(offsets, size)
+    if pt.is_list_view(kind) or pt.is_large_list_view(kind):
+        return type(values).from_arrays(places[:-1], pa.array(lengths, size), members, type=kind, mask=is_null)
+    return type(values).from_arrays(places, members, type=kind, mask=is_null)

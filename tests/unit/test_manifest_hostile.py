@@ -9,11 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.errors import ManifestError
-from pipeline.manifest.well_formed import well_formed
 from tests.fixtures.manifests import opened, rows_of
 from tests.fixtures.planted import Planted, unpickled
 
@@ -109,39 +106,3 @@ def test_strings_that_are_no_utf8_are_mended_and_touch_no_other(tmp_path: Path) 
     rows = rows_of(opened(path))
     assert [row.texts for row in rows] == [("a\ufffd", "b"), (), ("\ufffd\ufffd\ufffd",)]
     assert [row.instruction for row in rows] == ["do", None, "\ufffd("]
-
-
-@given(
-    st.lists(st.none() | st.binary(max_size=8), max_size=12),
-    st.lists(st.none() | st.lists(st.none() | st.binary(max_size=5), max_size=4), max_size=8),
-    st.integers(0, 3),
-)
-def test_any_bytes_at_any_depth_become_strings(
-    flat: list[bytes | None], nested: list[list[bytes | None] | None], start: int
-) -> None:
-    members = [one for cell in nested for one in cell or []]
-    offsets = [0]
-    for cell in nested:
-        offsets.append(offsets[-1] + len(cell or []))
-    mask = pa.array([cell is None for cell in nested], pa.bool_())
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), broken(members), mask=mask)
-    struct = pa.StructArray.from_arrays([broken(flat)], names=["path"])
-    plain = [None if one is None else one.decode("utf-8", "replace") for one in flat]
-    for values, expected in (
-        (broken(flat), plain),
-        (pa.DictionaryArray.from_arrays(pa.array(range(len(flat)), pa.int32()), broken(flat)), plain),
-        (struct, [{"path": one} for one in plain]),
-        (
-            lists,
-            [
-                None if cell is None else [None if one is None else one.decode("utf-8", "replace") for one in cell]
-                for cell in nested
-            ],
-        ),
-    ):
-        # A slice, as readers give them.
-        table = pa.table({"x": values.slice(min(start, len(values)))})
-        mended = well_formed(table)
-        assert mended.schema == table.schema
-        assert mended.column("x").to_pylist() == expected[start:]
-        mended.validate(full=True)
