@@ -93,6 +93,10 @@ class Fetcher:
         self.__dict__.update(state)
         self._start()
 
+    def drop(self) -> None:
+        """End the reads of stores that are under way, and begin no more: they raise CancelledError where waited for."""
+        self._remote.drop()
+
     def close(self) -> None:
         """Stop the threads and close the connections; reads that have not begun are dropped."""
         with self._lock:

@@ -58,7 +58,8 @@ class Identifier:
     """Finds identities under the policy of `fetcher`; `mode` is `inputs.identity`. Use as a context.
 
     A refusal that only the config decides (scheme, folder, size) is part of the identity: an item that was
-    rejected for it counts as changed once the config allows it.
+    rejected for it counts as changed once the config allows it. Leaving
+    the context by an error ends the fetcher's reads.
     """
 
     def __init__(self, fetcher: Fetcher, mode: IdentityMode) -> None:
@@ -71,8 +72,12 @@ class Identifier:
     def __enter__(self) -> Identifier:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if kind is not None:
+            # Whoever is to stop has seconds, and a store that stalls is waited for for minutes.
+            self._fetcher.drop()
+        self._pool.shutdown(wait=True)
 
     def identify(self, rows: Sequence[ManifestRow]) -> Iterator[Identified]:
         """What is known of the media of each of `rows`.

@@ -2,6 +2,7 @@
 
 In: URIs of object stores and of the web. Out: `Blob`s, digests, `Stat`s, pages of listings; to threads that wait, or
 as futures. Refused with RejectError: what the policy refuses, what the store refuses, and what outlasts the patience.
+Raises CancelledError for what was under way, or begun, when `drop` was called.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.asyn import get_loop
@@ -43,17 +44,34 @@ class Remote:
         self._threads = ThreadPoolExecutor(policy.concurrency, thread_name_prefix="store")  # none starts unused
         self._stores: dict[str, ObjectStore] = {}
         self._web: WebClient | None = None
+        self._under_way: set[Future[Any]] = set()
+        self._is_dropped = False
+
+    def drop(self) -> None:
+        """End what is under way and begin nothing more: a store that stalls must not hold up whoever is to stop."""
+        with self._lock:
+            self._is_dropped = True
+            left = list(self._under_way)
+        for future in left:
+            future.cancel()
 
     def close(self) -> None:
         """Close the connections to web servers, and the threads."""
         if self._web is not None:
-            self.wait_for(self._web.close())
+            asyncio.run_coroutine_threadsafe(self._web.close(), self._loop).result()
             self._web = None
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run one of the coroutines below in the loop; cancelling the future ends it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._lock:
+            if self._is_dropped:
+                work.close()
+                raise CancelledError
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
 
     def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` gives, for a thread that waits for it."""
