@@ -24,6 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import ConfigError
 from pipeline.redaction import remember_options
+from pipeline.speech import guard_process
 from pipeline.storage_errors import is_transient, may_exist, retrying
 
 __all__ = ["Store", "Stored", "open_store", "resolve"]
@@ -92,11 +93,10 @@ class Store:
     deadline_s: float = RETRY_DEADLINE_S
 
     def __post_init__(self) -> None:
-        # Also in a worker that unpickled it: what is logged there is redacted there.
         remember_options({"store": getattr(self.fs, "storage_options", {})})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.root, self.base, self.fs, self.deadline_s)
+        return _arrived, (self.root, self.base, self.fs, self.deadline_s)
 
     @property
     def is_local(self) -> bool:
@@ -241,6 +241,12 @@ class Store:
             temporary.unlink(missing_ok=True)
             raise
         _sync_folder(target.parent)
+
+
+def _arrived(root: str, base: str, fs: fsspec.AbstractFileSystem, deadline_s: float) -> Store:
+    """A store in a worker that unpickled it: what is logged there, by drivers too, is redacted there."""
+    guard_process()
+    return Store(root, base, fs, deadline_s)
 
 
 def _is_ours(rel: str) -> bool:

@@ -18,6 +18,7 @@ from ray.data import ActorPoolStrategy
 
 from pipeline.stages.pools import WRITE_CPUS, Pools
 from pipeline.stages.session import ACTOR_RETRIES, TASK_RETRIES
+from pipeline.stages.store_files import filesystem_of
 from pipeline.stages.window_limits import WindowLimits
 from pipeline.stages.write import RECEIPT
 from pipeline.storage import Store
@@ -96,7 +97,7 @@ def build_chain(
     context.target_max_block_size = chain.window.block_bytes
     context.execution_no_progress_timeout_s = chain.no_progress_s
     pools = chain.pools
-    work = ray.data.read_parquet([store.full(path) for path in work_paths], filesystem=store.fs)
+    work = ray.data.read_parquet([store.full(path) for path in work_paths], filesystem=filesystem_of(store))
     return (
         work.repartition(target_num_rows_per_block=task_rows)
         .map_batches(

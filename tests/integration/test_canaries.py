@@ -29,8 +29,8 @@ from tests.fixtures.canaries import (
     SIGNATURE,
     URIS,
     Canary,
-    dashboard_answers,
-    found_in,
+    armed,
+    assert_nothing_leaked,
     leaks,
 )
 from tests.fixtures.jobs import ROOT, read_live, run_job, write_config
@@ -62,29 +62,6 @@ def planted(folder: Path, address: str, media: dict[str, str] | None = None, **s
         inputs={"identity": "trust"},
         run={"max_reject_fraction": 0, "block_items": 8, **sections.get("run", {})},
     )
-
-
-def armed(folder: Path) -> dict[str, str]:
-    """The environment of a user with secrets in it, and of the driver that tells them."""
-    return {**ENVIRONMENT, "PYTHONPATH": f"{folder / 'site'}{os.pathsep}{ROOT}"}
-
-
-def job_ids(dashboard: str) -> list[str]:
-    """The ids of the cluster's jobs."""
-    answers = dashboard_answers(dashboard)
-    return [each["job_id"] for each in json.loads(answers["/api/jobs/"]) if each["job_id"]]
-
-
-def assert_nothing_leaked(folder: Path, said: str, head: RayHead) -> None:
-    """Neither said, nor stored, nor logged by Ray, nor shown by it."""
-    assert leaks(said.encode()) == [], said
-    assert found_in(folder / "out") == []
-    session = Path(head.folder) / "session_latest"
-    assert (session / "logs").is_dir()
-    assert found_in(session / "logs") == []
-    answers = dashboard_answers(head.dashboard, job_ids(head.dashboard))
-    assert {"/api/jobs/", "/logical/actors"} <= set(answers), answers.keys()
-    assert {path: leaks(answer) for path, answer in answers.items() if leaks(answer)} == {}
 
 
 @pytest.fixture
@@ -177,7 +154,7 @@ def disarmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("pipeline.redaction._known", type(_known)())
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    exec(compile(DRIVER.replace('"leaky", Leaky)', '"leaky", Leaky, clobber=True)'), "sitecustomize.py", "exec"), {})
+    exec(compile(DRIVER, "sitecustomize.py", "exec"), {})
     monkeypatch.setattr("pipeline.run.REACH_DEADLINE_S", 0.1)
     return config
 
