@@ -1,7 +1,13 @@
-"""Stop requests: Ctrl-C, SIGTERM (spot preemption, `ray job stop`) and the time budget, as one flag."""
+"""Stop requests: Ctrl-C, SIGTERM (spot preemption, `ray job stop`) and the time budget, as one flag.
+
+In: signals. Out: the flag, and the end of a process that is told to go and cannot: whatever waits there, for a store
+that answers nothing or for a cluster that is gone, SIGKILL would end it a moment later without an exit code.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import threading
 import time
@@ -12,7 +18,13 @@ from types import FrameType
 
 from pipeline.errors import ExitCode, IncompleteError
 
-__all__ = ["StopRequest", "listen_for_stop"]
+__all__ = ["LEAVE_S", "StopRequest", "listen_for_stop"]
+
+LEAVE_S = 27.0
+"""From SIGTERM on; SIGKILL follows after 30 s almost everywhere. Time for a drain (`passes.DRAIN_S`) and then for what
+closes a run, in seconds where stores answer. A run may be left anywhere: the next one needs only what is committed."""
+
+_log = logging.getLogger("lakevec")
 
 
 @dataclass(slots=True)
@@ -85,13 +97,20 @@ class StopRequest:
 
 
 @contextmanager
-def listen_for_stop(stop: StopRequest) -> Iterator[Callable[[], None]]:
+def listen_for_stop(
+    stop: StopRequest, *, leave_s: float = LEAVE_S, leave: Callable[[int], object] = os._exit
+) -> Iterator[Callable[[], None]]:
     """Turn SIGINT and SIGTERM into `stop` while inside; the yielded function installs the handlers again.
 
-    Ray replaces the SIGTERM handler when it connects, so call that function afterwards.
+    Ray replaces the SIGTERM handler when it connects, so call that function afterwards. `leave` (the process, with exit
+    code 5) is called if the block has not ended `leave_s` after SIGTERM.
     """
+    last = threading.Timer(leave_s, _leave, (leave_s, leave))
+    last.daemon = True
 
     def handle(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGTERM and last.ident is None:
+            last.start()
         stop.request(number)
 
     def install() -> None:
@@ -106,5 +125,15 @@ def listen_for_stop(stop: StopRequest) -> Iterator[Callable[[], None]]:
     try:
         yield install
     finally:
+        last.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave(waited_s: float, leave: Callable[[int], object]) -> None:
+    _log.warning(
+        "told to stop (SIGTERM) %.0f s ago, and something still does not answer: left where it stands, without a "
+        "summary; what is committed stays, run again to continue",
+        waited_s,
+    )
+    leave(ExitCode.INCOMPLETE)

@@ -16,16 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.index.log import Log
+from pipeline.index.verify import verify
 from pipeline.storage import Store, open_store
-from tests.fixtures.faulty_proxy import FaultyProxy
-from tests.fixtures.jobs import last_summary, start_job, write_config
+from tests.fixtures.faulty_proxy import Faults, FaultyProxy
+from tests.fixtures.jobs import last_summary, read_live, run_job, start_job, write_config
 from tests.fixtures.media import encode_image, photo
+from tests.fixtures.ray_head import RayHead
 from tests.fixtures.s3_server import S3Server
 from tests.fixtures.tiny_model import tiny_model
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3]
+pytestmark = pytest.mark.s3
 
-N_TEXTS, N_PICTURES = 24, 40
+N_TEXTS, N_PICTURES = 24, 60
 KILLED_AFTER_S = 30.0
 """What a node that is taken away leaves between SIGTERM and SIGKILL, almost everywhere."""
 
@@ -43,9 +45,13 @@ class Lake:
         """A folder of the lake, past the proxy."""
         return open_store(f"{self.place}/{folder}", self.direct)
 
-    def stall(self, only: str) -> None:
-        """From now on every read of a path with `only` in it is throttled."""
-        self.proxy.faults.only, self.proxy.faults.all_slow = only, True
+    def stall(self, only: str = "", *, writes: bool = False) -> None:
+        """From now on every read (and write) of a path with `only` in it is throttled."""
+        self.proxy.faults = Faults(all_slow=True, only=only, writes=writes)
+
+    def recover(self) -> None:
+        """Nothing fails any more."""
+        self.proxy.faults = Faults()
 
 
 @pytest.fixture
@@ -72,7 +78,7 @@ def config_for(lake: Lake, folder: Path, address: str, **sections: dict[str, Any
         "fetch": {"storage_options": lake.options},
         "resources": {"address": address},
         "inputs": {},
-        "run": {"commit_interval_s": 0.2, "block_items": 8},
+        "run": {"commit_interval_s": 0.2, "block_items": 4},
     }
     return write_config(folder, **{name: section | sections.get(name, {}) for name, section in tree.items()})
 
@@ -90,14 +96,14 @@ def stopped_after(process: subprocess.Popen[str], within_s: float) -> tuple[floa
 
 
 def wait_until_throttled(lake: Lake, process: subprocess.Popen[str], answers: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 60
     while lake.proxy.counts["slow"] < answers:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the store was not asked"
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("identity", ["head", "content"])
+@pytest.mark.parametrize("identity", ["head", pytest.param("content", marks=pytest.mark.slow)])
 def test_while_planning_asks_the_store(identity: str, lake: Lake, tmp_path: Path) -> None:
     lake.stall("/media/")
     process = start_job(config_for(lake, tmp_path, "local", inputs={"identity": identity}))
@@ -108,3 +114,50 @@ def test_while_planning_asks_the_store(identity: str, lake: Lake, tmp_path: Path
     store = open_store(str(tmp_path / "out"))
     assert last_summary(store)["exit_code"] == 5
     assert Log(store).state().claim is None
+
+
+def wait_for_commit(store: Store, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not Log(store).state().progress:
+        assert process.poll() is None, process.communicate()[0]
+        if time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(f"no progress commit: {process.communicate()[0]}")
+        time.sleep(0.1)
+
+
+def assert_goes_on(config: Path, out: Store) -> None:
+    """The next run begins with what is committed, and ends complete."""
+    saved = sum(entry.rows for entry in Log(out).state().parts)
+    done = run_job(config)
+    assert done.returncode == 0, done.stdout
+    assert f"{saved} resumed" in done.stdout
+    assert saved > 0
+    assert read_live(out).num_rows == N_TEXTS + N_PICTURES
+    assert verify(out) == []
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("output", ["local", "throttled too"])
+def test_while_preparers_wait_for_media(output: str, lake: Lake, tmp_path: Path, ray_head: RayHead) -> None:
+    # Slow enough that the first commit comes long before the last read.
+    lake.proxy.faults.delay_s = 0.25
+    place = str(tmp_path / "out") if output == "local" else f"{lake.place}/out"
+    config = config_for(
+        lake, tmp_path, ray_head.address,
+        inputs={"identity": "trust"}, output={"path": place}, fetch={"concurrency": 1},
+    )  # fmt: skip
+    out = open_store(place, lake.direct)
+    process = start_job(config)
+    wait_for_commit(out, process)
+    lake.stall("/media/" if output == "local" else "", writes=True)
+    wait_until_throttled(lake, process, 10)
+    took_s, said = stopped_after(process, KILLED_AFTER_S)
+    print(f"{took_s:.1f} s\n{said}")
+    lake.recover()
+    assert process.returncode == 5, said
+    if output == "local":
+        assert last_summary(out)["exit_code"] == 5
+        assert Log(out).state().claim is None
+    assert_goes_on(config, out)

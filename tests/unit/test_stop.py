@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 
 import pytest
 
@@ -76,3 +78,29 @@ def test_a_time_budget_is_no_signal() -> None:
     assert not stop.signalled
     with pytest.raises(IncompleteError, match="max_runtime_s is used up"):
         stop.check()
+
+
+def test_what_does_not_end_after_sigterm_is_left() -> None:
+    left: list[int] = []
+    gone = threading.Event()
+
+    def leave(status: int) -> None:
+        left.append(status)
+        gone.set()
+
+    with listen_for_stop(StopRequest(patient=True), leave_s=0.05, leave=leave):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # some senders say it again
+        assert gone.wait(30)
+    assert left == [ExitCode.INCOMPLETE]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_ends_in_time_is_not_left(number: signal.Signals) -> None:
+    left: list[int] = []
+    with listen_for_stop(StopRequest(patient=True), leave_s=0.2, leave=left.append):
+        os.kill(os.getpid(), number)
+        if number == signal.SIGINT:
+            time.sleep(0.5)  # who pressed Ctrl-C can press it again
+    time.sleep(0.5)
+    assert left == []
