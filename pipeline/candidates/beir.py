@@ -17,8 +17,8 @@ from pipeline.errors import ManifestError
 from pipeline.manifest.listing import Format, ManifestFile, file_uri
 from pipeline.manifest.naming import shown
 from pipeline.manifest.readers import Options, reading
-from pipeline.redaction import without_userinfo
 from pipeline.storage import resolve
+from pipeline.userinfo import without_userinfo
 
 __all__ = ["beir_corpus", "beir_queries", "judgements", "read_qrels"]
 

@@ -21,8 +21,8 @@ from pipeline.candidates.texts import write_texts
 from pipeline.candidates.trec import read_trec
 from pipeline.manifest.listing import ManifestFile
 from pipeline.manifest.readers import Options
-from pipeline.redaction import without_userinfo
 from pipeline.rerank.config import CandidatesConfig
+from pipeline.userinfo import without_userinfo
 
 __all__ = ["Candidates", "open_candidates"]
 

@@ -23,8 +23,8 @@ from pipeline.manifest.listing import Format, ManifestFile, file_uri
 from pipeline.manifest.naming import shown
 from pipeline.manifest.readers import Options, read_schema
 from pipeline.manifest.search import WILD, files_below, matches
-from pipeline.redaction import without_userinfo
 from pipeline.storage import open_store, resolve
+from pipeline.userinfo import without_userinfo
 
 __all__ = ["BEIR_FILES", "CandidateFormat", "CandidateListing", "list_candidates"]
 
