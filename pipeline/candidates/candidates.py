@@ -1,7 +1,7 @@
 """Candidate lists that were found to be some.
 
 In: the config. Out: a `Candidates`: a stream of ranked pairs, and manifests of the texts that came along. Refused with
-ManifestError: what `listing` and the format's own reader refuse.
+ManifestError: what the format's own reader refuses; likewise, or with ConfigError, what `listing` does.
 """
 
 from __future__ import annotations
