@@ -20,7 +20,7 @@ from tests.fixtures.media import encode_image, photo
 from tests.fixtures.mutated import FORMATS, Mutated
 
 SEED = int(os.environ.get("LAKEVEC_MUTATION_SEED", "20261128"))
-QUICK = int(os.environ.get("LAKEVEC_QUICK_MUTATIONS", "2000"))
+QUICK = int(os.environ.get("LAKEVEC_QUICK_MUTATIONS", "10000"))
 FULL = int(os.environ.get("LAKEVEC_MUTATIONS", "200000"))
 
 LIMITS = DecodeConfig(timeout_s=30)
@@ -73,7 +73,7 @@ def judge(found: Counter[str], n_files: int, keep: Path) -> None:
     assert {"decoded", "IMAGE_UNREADABLE", "VIDEO_UNREADABLE"} <= found.keys()
 
 
-def test_two_thousand_damaged_files(tmp_path: Path) -> None:
+def test_ten_thousand_damaged_files(tmp_path: Path) -> None:
     judge(outcomes(QUICK, 2, tmp_path), QUICK, tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from fractions import Fraction
 
 import av
@@ -105,3 +106,24 @@ def test_nothing_in_front_hides_metadata(marker: bytes) -> None:
     with pytest.raises(RejectError) as caught:
         decode_image(data[:2] + marker + exif, exif=True)
     assert caught.value.code is RejectCode.IMAGE_TOO_LARGE
+
+
+def test_boxes_within_boxes_are_followed_as_deep_as_ffmpeg_follows_them() -> None:
+    data = encode_video(clip(3, 64, 48, 1), container="mp4", codec="mpeg4")
+    assert len(probe_video(data + nested_boxes(100_000)).times_s) == 3
+    inside = data.replace(b"udta", b"moov")  # what lies there may be a table as well
+    assert len(probe_video(inside).times_s) == 3
+
+
+def test_a_file_of_too_many_boxes_is_refused_before_ffmpeg_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.decode.limits.MAX_MP4_BOXES", 1000)  # a million take seconds
+    box = struct.pack(">I", 8) + b"free"
+    with pytest.raises(RejectError) as caught:
+        check_mp4(box * 1001, DecodeConfig())
+    assert caught.value.code is RejectCode.VIDEO_TOO_LONG
+    check_mp4(box * 1000, DecodeConfig())
+
+
+def nested_boxes(depth: int) -> bytes:
+    """A `moov` that holds a `moov`, which holds one, and so on; eight bytes each."""
+    return b"".join(struct.pack(">I", 8 * left) + b"moov" for left in range(depth, 0, -1))
