@@ -74,15 +74,17 @@ _SHARED_ACCESS = re.compile(r"(?i)(\bSharedAccessSignature['\"]?\s*+[=:]\s*+['\"
 
 _HEADER = re.compile(r"(?i)(\bauthorization['\"]?\s*+[:=]\s*+b?['\"]?)[^\r\n'\"}]+")
 _BEARER = re.compile(r"(?i)(\bbearer(?:\s++|%20))[A-Za-z0-9._~+/=-]{12,}")
-_BASIC = re.compile(r"(?i)(\bbasic(?:\s++|%20))([a-z0-9+/_-]{4,}(?:={1,2}|(?:%3D){1,2})?)")
+_BASIC = re.compile(r"\b(?i:basic)(?:\s++|%20)")
+_PAIR = re.compile(r"([A-Za-z0-9+/_-]{4,})(?:={1,2}|(?:%3[Dd]){1,2})?")
 _PLAIN_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-_SHAPES = re.compile(
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\bhf_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
-    r"|\beyJ[\w.-]*+"
-)
-"""AWS key ids, Hugging Face and GitHub tokens, and what could be a JSON web token."""
+_SHAPES = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\bhf_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}")
+"""AWS key ids, Hugging Face and GitHub tokens."""
 
-_WEB_TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]{8,}\.")
+_WEB_TOKENS = re.compile(r"\beyJ[\w.-]*+")
+"""Where a JSON web token may be: its parts stand between dots, and the first two begin as JSON in base64."""
+
+_TOKEN_HEAD = re.compile(r"\beyJ[\w-]{8}")
+_MIN_CLAIMS_CHARS = 8
 
 
 class _Known:
@@ -109,8 +111,10 @@ class _Known:
         # text would cost more than all else that is done to a short line.
         variables = getattr(os.environ, "_data", os.environ)
         if variables != self._environment:
-            self._environment = dict(variables)
-            self.add(value for name, value in os.environ.items() if is_secret_variable(name, value))
+            seen = dict(variables)  # at once: another thread may change it meanwhile
+            pairs = ((os.fsdecode(name), os.fsdecode(value)) for name, value in seen.items())
+            self.add(value for name, value in pairs if is_secret_variable(name, value))
+            self._environment = seen
 
 
 _known = _Known()
@@ -134,25 +138,37 @@ def _redacted(text: str) -> str:
     plain = _QUERY.sub("?…", _WEB_QUERY.sub(_without_query, plain))
     plain = _SHARED_ACCESS.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", plain))
     plain = _NAMED.sub(rf"\1{HIDDEN}", plain)
-    plain = _BASIC.sub(_without_pair, _BEARER.sub(rf"\1{HIDDEN}", plain))
-    return _SHAPES.sub(_without_token, plain)
+    plain = _without_pairs(_BEARER.sub(rf"\1{HIDDEN}", plain))
+    return _SHAPES.sub(HIDDEN, _WEB_TOKENS.sub(_without_token, plain))
 
 
 def _without_query(url: re.Match[str]) -> str:
     return url[0] if len(url[0]) == len(url[1]) else f"{url[1]}?…"
 
 
-def _without_pair(found: re.Match[str]) -> str:
-    """`Basic <base64>` without the second; but `basic information` stays."""
-    code = found[2].replace("%3D", "=").replace("%3d", "=").rstrip("=")
+def _without_pairs(text: str) -> str:
+    """`text` without what follows `Basic ` and is `user:password` in base64; `basic information` stays."""
+    kept, at = [], 0
+    for basic in _BASIC.finditer(text):
+        found = _PAIR.match(text, basic.end())
+        if found is not None and basic.end() >= at and _is_pair(found[1]):
+            kept += [text[at : basic.end()], HIDDEN]
+            at = found.end()
+    return "".join([*kept, text[at:]])
+
+
+def _is_pair(code: str) -> bool:
     if _PLAIN_WORD.fullmatch(code) or len(code) % 4 == 1:
-        return found[0]
-    pair = base64.urlsafe_b64decode(code.replace("+", "-").replace("/", "_") + "=" * (-len(code) % 4))
-    return f"{found[1]}{HIDDEN}" if b":" in pair else found[0]
+        return False
+    return b":" in base64.b64decode(code.replace("-", "+").replace("_", "/") + "=" * (-len(code) % 4))
 
 
-def _without_token(found: re.Match[str]) -> str:
-    return found[0] if found[0].startswith("eyJ") and not _WEB_TOKEN.match(found[0]) else HIDDEN
+def _without_token(run: re.Match[str]) -> str:
+    parts = run[0].split(".")
+    for head, claims, _ in zip(parts, parts[1:], parts[2:], strict=False):
+        if len(claims) >= _MIN_CLAIMS_CHARS and _TOKEN_HEAD.search(head):
+            return HIDDEN
+    return run[0]
 
 
 def remember_options(options: object) -> None:

@@ -111,6 +111,23 @@ def test_a_known_secret_is_found_however_it_is_spelt(secret: str, before: str, a
         assert spelt not in redact(f"{before} {spelt} {after}").replace(HIDDEN, "")
 
 
+PIECES = [
+    "Basic ", "basic%20", "Bearer ", "Authorization: ", "password=", "AccountKey=", "sig=", "eyJ", "://",
+    "a:b@", "/", "?", "=", "\u017f\u017f\u017f\u017f", "\u212a\u212a", "\u0661\u0662", "\udc80", "\0", "%3D",
+    "YTpi", "_-_-", "+-/_", "'", " ", ".", "\n", "hf_", "AKIA",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join))
+def test_no_text_is_too_odd_to_be_redacted(text: str) -> None:
+    told = redact(
+        f"{text} Basic YTpi {text}\n{text} hf_deadbeefdeadbeefdead {text}\n{text}-eyJdeadbeef.deadbeef.dead {text}"
+    )
+    assert "Basic YTpi" not in told
+    assert "deadbeef" not in told
+    assert "\n" not in scrub(text)
+
+
 def test_a_key_that_is_a_word_is_no_part_of_others() -> None:
     remember_options({"s3": {"key": "minioadmin", "secret": "minioadmin7"}})
     assert redact("minioadmin and minioadmins, xminioadmin7x") == f"{HIDDEN} and minioadmins, x{HIDDEN}x"
