@@ -86,6 +86,8 @@ def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
         try:
             packet = next(packets, None)
         except MemoryError as error:
+            if _has_room_for(container.size):
+                return  # what it wanted was no packet of this file
             raise _no_memory(error) from None
         except VIDEO_DAMAGE:
             return
@@ -118,6 +120,14 @@ def decode_packet(
 def _no_memory(error: MemoryError) -> RejectError:
     # PyAV's own error is an FFmpegError and a MemoryError, and names the call that failed.
     return RejectError(RejectCode.DECODE_MEMORY, f"FFmpeg found no memory for a frame: {error}")
+
+
+def _has_room_for(n_bytes: int) -> bool:
+    try:
+        bytearray(max(0, n_bytes))
+    except MemoryError:
+        return False
+    return True
 
 
 def _video_format(data: bytes) -> MediaFormat:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter, deque
 from functools import partial
@@ -31,12 +32,14 @@ INPUTS = InputsConfig(
 
 AHEAD = 16
 
+ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}")
+
 
 def outcome(pool: DecodePool, ticket: Ticket) -> str:
     try:
         pool.result(ticket)
     except RejectError as error:
-        return "an address in its detail" if "0x" in error.detail else str(error.code)
+        return "an address in its detail" if ADDRESS.search(error.detail) else str(error.code)
     return "decoded"
 
 

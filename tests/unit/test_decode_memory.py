@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.config import DecodeConfig, InputsConfig
+from pipeline.decode.video import probe_video
 from pipeline.decode_child import equip_drafter
 from pipeline.decode_pool import DecodePool
 from pipeline.errors import RejectCode, RejectError
@@ -40,3 +41,10 @@ def test_with_the_memory_it_needs_the_clip_is_read_as_without_any_limit(job: Med
         (confined,) = pool.result(pool.submit(job)).media
     (free,) = equip_drafter(InputsConfig(), limits)(job).media
     assert np.array_equal(confined.visual.frames, free.visual.frames)
+
+
+def test_a_packet_of_an_absurd_size_is_damage_and_what_came_before_it_is_read() -> None:
+    data = bytearray(encode_video(clip(8, 64, 48, 1), container="mp4", codec="mpeg4"))
+    sizes = data.index(b"stsz") + 16
+    data[sizes + 12 : sizes + 16] = (0x3D00_0000).to_bytes(4, "big")  # FFmpeg believes what is below 2**30
+    assert len(probe_video(bytes(data)).times_s) == 3
