@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import resource
 import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+from pipeline.secret_names import is_kept_from_decoders
 
 __all__ = [
     "AUDITED",
@@ -27,12 +28,6 @@ __all__ = [
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000  # of linux/sched.h
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # of linux/prctl.h
 
-_SECRET = re.compile(
-    r"AWS_|AZURE_|GOOGLE_|GCP_|GCLOUD|TOKEN|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_?KEY|PRIVATE|AUTH|COOKIE|_DSN|PROXY",
-    re.IGNORECASE,
-)
-"""Names of variables that a decoder has no business with; it needs none but those that find libraries."""
-
 _SOCKETS = ("socket.",)
 _PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -44,7 +39,7 @@ def forget_credentials() -> None:
     """Take every variable named like a credential out of the environment, and out of the memory that held it."""
     libc = ctypes.CDLL(None)
     libc.getenv.restype = ctypes.c_void_p
-    for name in [name for name in os.environ if _SECRET.search(name)]:
+    for name in [name for name in os.environ if is_kept_from_decoders(name)]:
         # What the kernel put on the stack is what /proc shows, whatever is unset later.
         place = libc.getenv(name.encode())
         value = os.environb[name.encode()]

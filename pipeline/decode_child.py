@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from typing import Any, cast
 
+import numpy as np
 from pebble.common import CONSTS
 
 from pipeline.config import MIB, DecodeConfig, InputsConfig
 from pipeline.confinement import die_with_parent, limit_resources, refuse_reaching_out
+from pipeline.decode_arena import Packed, Shared
 from pipeline.errors import RejectCode, RejectError, scrub
 from pipeline.heap import keep_freed_memory
 from pipeline.media_job import MediaJob, ReadMedia
@@ -58,6 +60,7 @@ LOCK_S = 2.0
 the turn for ever, and the sooner the next one ends of that, the sooner the pool is known to be broken."""
 
 _tools: list[Equip | Read] = []
+_shared: list[Shared] = []
 
 
 def equip_drafter(inputs: InputsConfig, limits: DecodeConfig) -> Read:
@@ -69,8 +72,11 @@ def equip_drafter(inputs: InputsConfig, limits: DecodeConfig) -> Read:
     return Drafter(inputs, limits).read
 
 
-def start(equip: Equip, memory_mb: int) -> None:
-    """Give up what decoding does not need. The pool calls it once, first, in every child."""
+def start(equip: Equip, memory_mb: int, shared: Shared | None) -> None:
+    """Give up what decoding does not need. The pool calls it once, first, in every child.
+
+    `shared`: where answers go, None if through the pipe.
+    """
     # The pool asks a hung child to end by SIGTERM, and what hangs in native code runs no handler of Python's.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _let_server_see_the_end()
@@ -79,15 +85,18 @@ def start(equip: Equip, memory_mb: int) -> None:
     keep_freed_memory()
     _say_nothing()
     refuse_reaching_out()
+    _give_blas_its_memory()
     limit_resources(memory_mb * MIB)
     # Not called here: what fails here breaks the pool without telling why.
     _tools[:] = [equip]
+    _shared[:] = [] if shared is None else [shared]
 
 
-def read(job: MediaJob) -> ReadMedia | Refusal:
-    """What became of `job`."""
+def read(job: MediaJob, slot: int | None = None) -> ReadMedia | Refusal | Packed:
+    """What became of `job`; its pixels in `slot` of the shared memory, if it has one and they fit."""
     try:
-        return _reader()(job)
+        made = _reader()(job)
+        return made if slot is None else _shared[0].pack(made, slot)
     except RejectError as error:
         return Refusal(error.code, error.detail)
     except MemoryError:
@@ -133,6 +142,12 @@ def _let_server_see_the_end() -> None:
     if mine._forkserver_alive_fd is not None:
         os.close(mine._forkserver_alive_fd)
         mine._forkserver_alive_fd = None
+
+
+def _give_blas_its_memory() -> None:
+    """Have OpenBLAS take its buffers while there is memory: where there is none, it waits for itself for ever."""
+    large_enough = np.ones((256, 256), np.float32)  # smaller ones are multiplied without a buffer
+    large_enough @ large_enough
 
 
 def _say_nothing() -> None:

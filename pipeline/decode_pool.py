@@ -18,6 +18,7 @@ from typing import Any, Self
 from pebble import ProcessExpired, ProcessPool
 
 from pipeline.config import DecodeConfig
+from pipeline.decode_arena import Arena, Packed
 from pipeline.decode_child import ChildFacts, Equip, Refusal, child_facts, read, start
 from pipeline.decode_launch import LaunchContext
 from pipeline.errors import LakevecError, RejectCode, RejectError
@@ -33,17 +34,21 @@ START_ATTEMPTS = 3  # a first child may be killed from outside, as any other
 
 LOOK_S = 0.25  # how often it is looked whether a pool still works
 
+SLOTS = 6
+"""Answers that may lie in shared memory at a time, for each child: one in the making, and those not yet asked for."""
+
 _KILLED = (ProcessExpired, BrokenProcessPool, RuntimeError)
 """A child that died; a pool that broke with it, as it does if the child dies while it talks; and a broken pool."""
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A job under way."""
+    """A job under way. `slot`: where in shared memory its answer goes, None if it comes through the pipe."""
 
     job: MediaJob
-    future: Future[ReadMedia | Refusal] | None
+    future: Future[ReadMedia | Refusal | Packed] | None
     pool: ProcessPool
+    slot: int | None
 
 
 class DecodePool:
@@ -58,6 +63,7 @@ class DecodePool:
         self._processes = processes
         self._context = LaunchContext()
         self._pool: ProcessPool | None = None
+        self._arena = Arena(SLOTS * processes) if Arena.IS_POSSIBLE else None
         self._lock = threading.Lock()
         self._is_proven = False
 
@@ -88,13 +94,16 @@ class DecodePool:
         Raises, with the first job, ConfigError if children cannot be equipped, LakevecError if none starts here.
         """
         self._prove()
-        return self._sent(job, self._started())
+        return self._sent(job, self._started(), self._arena.take() if self._arena else None)
 
     def result(self, ticket: Ticket) -> ReadMedia:
-        """What became of the job. Raises RejectError."""
+        """What became of the job; to be asked once. Raises RejectError."""
         answer = self._answer(ticket)
         if isinstance(answer, _Lost) and answer.pool_is_lost:
             self._forget(ticket.pool)
+        if self._arena and ticket.slot is not None:
+            # Whoever wrote there has answered, or is dead: a child is killed before its job counts as lost.
+            self._arena.give(ticket.slot)
         if isinstance(answer, _Lost) or (isinstance(answer, Refusal) and answer.code is RejectCode.DECODE_MEMORY):
             # Whatever came before it in its child is no excuse the second time.
             answer = self._alone(ticket.job)
@@ -122,29 +131,36 @@ class DecodePool:
     def _alone(self, job: MediaJob) -> ReadMedia | Refusal | _Lost:
         pool = self._new(1)
         try:
-            return self._answer(self._sent(job, pool))
+            return self._answer(self._sent(job, pool, None))
         finally:
             _end(pool)
 
-    def _sent(self, job: MediaJob, pool: ProcessPool) -> Ticket:
+    def _sent(self, job: MediaJob, pool: ProcessPool, slot: int | None) -> Ticket:
         try:
-            return Ticket(job, pool.schedule(read, args=(job,), timeout=self._limits.timeout_s), pool)
+            return Ticket(job, pool.schedule(read, args=(job, slot), timeout=self._limits.timeout_s), pool, slot)
         except _KILLED:
-            return Ticket(job, None, pool)
+            return Ticket(job, None, pool, slot)
 
     def _answer(self, ticket: Ticket) -> ReadMedia | Refusal | _Lost:
         if ticket.future is None or not self._wait(ticket.future, ticket.pool):
             return _Lost(RejectCode.DECODER_CRASHED, None, pool_is_lost=True)
         try:
-            return ticket.future.result()
+            answer = ticket.future.result()
         except TimeoutError:
             return _Lost(RejectCode.DECODE_TIMEOUT, None, pool_is_lost=False)
         except ProcessExpired as error:
             return _Lost(RejectCode.DECODER_CRASHED, error.exitcode, pool_is_lost=False)
         except _KILLED:
             return _Lost(RejectCode.DECODER_CRASHED, None, pool_is_lost=True)
+        return self._unpacked(answer, ticket.slot) if isinstance(answer, Packed) else answer
 
-    def _wait(self, future: Future[ReadMedia | Refusal], pool: ProcessPool) -> bool:
+    def _unpacked(self, packed: Packed, slot: int | None) -> ReadMedia:
+        if self._arena is None or slot is None:
+            raise AssertionError("only a job that was given a slot is answered from one")
+        read_media: ReadMedia = self._arena.unpack(packed, slot)
+        return read_media
+
+    def _wait(self, future: Future[ReadMedia | Refusal | Packed], pool: ProcessPool) -> bool:
         """Whether the answer came, before its pool broke and within any time that it could take."""
         until = time.monotonic() + self._limits.timeout_s + GRACE_S
         while not wait([future], LOOK_S).done:
@@ -156,14 +172,13 @@ class DecodePool:
     def _started(self) -> ProcessPool:
         with self._lock:
             if self._pool is None:
-                self._pool = self._new(self._processes)
+                self._pool = self._new(self._processes, self._arena)
             return self._pool
 
-    def _new(self, processes: int) -> ProcessPool:
+    def _new(self, processes: int, arena: Arena | None = None) -> ProcessPool:
         context: Any = self._context
-        return ProcessPool(
-            max_workers=processes, initializer=start, initargs=(self._equip, self._limits.memory_mb), context=context
-        )
+        equipment = (self._equip, self._limits.memory_mb, arena)
+        return ProcessPool(max_workers=processes, initializer=start, initargs=equipment, context=context)
 
     def _forget(self, pool: ProcessPool) -> None:
         """Give up `pool`, which is broken; the jobs that it still had are tried one by one, alone."""

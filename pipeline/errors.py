@@ -299,11 +299,9 @@ _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]+\b")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Also what turns the direction of a text around: a detail is shown in terminals and browsers."""
 
-_SCRUBBED_CHARS = 20_000
-"""A driver may put a whole document into an error; the rest of it is cut off before it is searched for secrets."""
-
 
 def scrub(detail: str) -> str:
     """`detail` as it may be stored: no address, secret, query of a URI or control character, ≤ 300 characters."""
-    plain = _CONTROL.sub(" ", redact(_ADDRESS.sub("", detail[:_SCRUBBED_CHARS])))
+    # Redacted before anything is cut off or taken out: half a secret would be recognised by nothing.
+    plain = _CONTROL.sub(" ", _ADDRESS.sub("", redact(detail)))
     return " ".join(plain.split())[:DETAIL_MAX_CHARS]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from typing import Any, Protocol
 
 import fsspec
@@ -36,7 +36,7 @@ class ObjectStore(Protocol):
 
 
 def open_objects(
-    scheme: str, storage_options: Mapping[str, Mapping[str, Any]], concurrency: int, threads: ThreadPoolExecutor
+    scheme: str, storage_options: Mapping[str, Mapping[str, Any]], concurrency: int, threads: Executor
 ) -> ObjectStore:
     """The store of `scheme`, made from that alone: a URI never chooses its driver or options (`a::b` chains)."""
     if scheme not in ("s3", "s3a"):
@@ -96,7 +96,7 @@ class S3Objects:
 class ThreadedObjects:
     """Any other filesystem of fsspec; its driver's own retries and deadlines hold within each call."""
 
-    def __init__(self, fs: fsspec.AbstractFileSystem, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, fs: fsspec.AbstractFileSystem, threads: Executor) -> None:
         self._fs = fs
         self._threads = threads
 
@@ -120,7 +120,7 @@ class ThreadedObjects:
 
 
 class _FileBody:
-    def __init__(self, file: Any, threads: ThreadPoolExecutor) -> None:  # noqa: ANN401 - fsspec has no types
+    def __init__(self, file: Any, threads: Executor) -> None:  # noqa: ANN401 - fsspec has no types
         self._file = file
         self._threads = threads
 

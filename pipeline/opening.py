@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.errors import ConfigError, LakevecError, scrub
-from pipeline.redaction import without_userinfo
+from pipeline.userinfo import without_userinfo
 
 __all__ = ["opening"]
 

@@ -75,11 +75,6 @@ class Pace:
         """Whether the store throttles everything, and is only probed."""
         return self._stalled
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody asks and nothing is known of the store that another pace would have to learn."""
-        return not (self._running or self._waiting or self._answers)
-
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Turn]:
         """Wait for a turn, and have it for the length of the block."""

@@ -22,6 +22,7 @@ from pipeline.local_files import LocalFile
 from pipeline.manifest.location import scheme_of
 from pipeline.patience import Patience
 from pipeline.redaction import remember_options
+from pipeline.userinfo import carries_userinfo
 from pipeline.web.rules import WEB_SCHEMES, WebRules
 
 __all__ = ["FetchPolicy"]
@@ -93,7 +94,7 @@ class FetchPolicy:
         if _CONTROL.search(uri):
             raise _not_allowed("the URI holds control characters")
         authority = _AUTHORITY.match(uri)
-        if authority and "@" in authority[1]:
+        if carries_userinfo(uri):
             raise _not_allowed("the URI carries credentials; put them under fetch.storage_options")
         if scheme == "file" and authority:
             raise _not_allowed("the file URI names another host")

@@ -15,7 +15,10 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
+
+from pipeline.secret_names import NAMED_IN_TEXT, is_secret_option, is_secret_variable
+from pipeline.userinfo import userinfos, without_userinfo
 
 __all__ = [
     "HIDDEN",
@@ -26,7 +29,6 @@ __all__ = [
     "redacted_errors",
     "remember_options",
     "shown_options",
-    "without_userinfo",
 ]
 
 P = ParamSpec("P")
@@ -46,39 +48,43 @@ OPEN_OPTIONS = frozenset(
 """Keys of fsspec options whose values may be shown. What is not listed is taken for a secret, drivers' new keys too."""
 
 LONGEST_CHARS = 100_000
-"""Of a longer text the middle is left out: no log or error needs it, and searching it takes time."""
+"""Of a longer text the middle is left out: no log or error needs it."""
+
+_SEARCHED_CHARS = 300_000
+"""Of a still longer one only so much is read, since searching takes time, and only its beginning is given."""
+
+_EDGE_CHARS = 20_000
+"""Of what was read last so much is not given then: half a secret, cut off where reading ended, is recognised by
+nothing. The longest there are, keys of service accounts and web tokens, have a few thousand characters."""
 
 MIN_KNOWN_CHARS = 6
 """A shorter value is no secret, and taking it out would punch holes into every text."""
 
-_SECRET_VARIABLE = re.compile(
-    r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|ACCESS_?KEY|API_?KEY|PRIVATE_?KEY|ACCOUNT_?KEY|SAS\b|_SAS_|CONNECTION_STRING"
-    r"|SIGNATURE",
-    re.IGNORECASE,
-)
-_SECRET_OPTION = re.compile(r"pass|secret|token|key", re.IGNORECASE)
-_PLACE_VARIABLE = re.compile(r"_(FILE|PATH|DIR|URI|URL|HOST)$|^TOKENIZERS_", re.IGNORECASE)
-"""Variables that say where a secret lies, and one of a library that is about other tokens."""
-
-_MIN_VARIABLE_CHARS = 8
-
 _WORD = re.compile(r"[A-Za-z]{1,15}|[a-z-]{1,15}")
 
-_USERINFO = re.compile(r"(?<=://)[^/\s'\"<>]*@")
-_WEB_QUERY = re.compile(r"(?i)(\bhttps?://[^\s'\"<>?#]{0,2048})[?#][^\s'\"<>]*")
+# Each of these passes over a text once, whatever it holds: none begins anew within what it has looked at.
+_WEB_QUERY = re.compile(r"(?i)(\bhttps?://[^\s'\"<>?#]*+)(?:[?#][^\s'\"<>]*+)?")
 _QUERY = re.compile(r"\?[^\s'\"?=]*=[^\s'\"]*")
 _NAMED = re.compile(
-    r"(?i)\b((?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|AWSAccessKeyId|Signature|sig"
-    r"|aws_secret_access_key|aws_session_token|secret_access_key|session_token|security_token|access_token|account_key"
-    r"|sas_token|api_key|client_secret|password|passwd)['\"]?(?:\s*[=:]\s*|%3D)['\"]?)([^\s'\"&,;}<>%)]{6,}(?:%[^\s'\"&,;}<>)]*)?)"
+    rf"(?i)((?<![a-z0-9]){NAMED_IN_TEXT}['\"]?(?:\s*+[=:]\s*+|%3D)['\"]?)"
+    r"([^\s'\"&,;}<>%)]{6,}(?:%[^\s'\"&,;}<>)]*)?)"
 )
-_HEADER = re.compile(r"(?i)(\bauthorization['\"]?\s*[:=]\s*b?['\"]?)[^\r\n'\"}]+")
-_BEARER = re.compile(r"(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{12,}")
-_SHAPES = re.compile(
-    r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\bhf_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
-    r"|\beyJ[\w-]{8,2048}\.[\w-]{8,2048}\.[\w-]*"
-)
-"""AWS key ids, Hugging Face and GitHub tokens, JSON web tokens."""
+_SHARED_ACCESS = re.compile(r"(?i)(\bSharedAccessSignature['\"]?\s*+[=:]\s*+['\"]?)[^\s'\"<>;]+")
+"""Of a connection string of Azure: a whole query, up to the semicolon."""
+
+_HEADER = re.compile(r"(?i)(\bauthorization['\"]?\s*+[:=]\s*+b?['\"]?)[^\r\n'\"}]+")
+_BEARER = re.compile(r"(?i)(\bbearer(?:\s++|%20))[A-Za-z0-9._~+/=-]{12,}")
+_BASIC = re.compile(r"\b(?i:basic)(?:\s++|%20)")
+_PAIR = re.compile(r"([A-Za-z0-9+/_-]{4,})(?:={1,2}|(?:%3[Dd]){1,2})?")
+_PLAIN_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
+_SHAPES = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\bhf_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}")
+"""AWS key ids, Hugging Face and GitHub tokens."""
+
+_WEB_TOKENS = re.compile(r"\beyJ[\w.-]*+")
+"""Where a JSON web token may be: its parts stand between dots, and the first two begin as JSON in base64."""
+
+_TOKEN_HEAD = re.compile(r"\beyJ[\w-]{8}")
+_MIN_CLAIMS_CHARS = 8
 
 
 class _Known:
@@ -86,7 +92,7 @@ class _Known:
 
     def __init__(self) -> None:
         self._values: set[str] = set()
-        self._environment: dict[str, str] = {}
+        self._environment: dict[Any, Any] = {}
         self._pattern: re.Pattern[str] | None = None
 
     def add(self, values: Iterable[str]) -> None:
@@ -101,32 +107,68 @@ class _Known:
         return self._pattern.sub(HIDDEN, text) if self._pattern else text
 
     def _look_at_environment(self) -> None:
-        found = {name: value for name, value in os.environ.items() if _is_secret_variable(name, value)}
-        if found != self._environment:
-            self._environment = found
-            self.add(found.values())
+        # At every call, since a variable may come at any time. What `os.environ` wraps is compared in C; to read it as
+        # text would cost more than all else that is done to a short line.
+        variables = getattr(os.environ, "_data", os.environ)
+        if variables != self._environment:
+            seen = dict(variables)  # at once: another thread may change it meanwhile
+            pairs = ((os.fsdecode(name), os.fsdecode(value)) for name, value in seen.items())
+            self.add(value for name, value in pairs if is_secret_variable(name, value))
+            self._environment = seen
 
 
 _known = _Known()
 
 
 def redact(text: str) -> str:
-    """`text` without known secrets, `user:password@` and queries of URIs, and what is known by its name or shape."""
-    plain = _WEB_QUERY.sub(r"\1?…", _shortened(_known.hide(without_userinfo(text))))
-    plain = _QUERY.sub("?…", plain)
-    plain = _HEADER.sub(rf"\1{HIDDEN}", _NAMED.sub(rf"\1{HIDDEN}", plain))
-    return _SHAPES.sub(HIDDEN, _BEARER.sub(rf"\1{HIDDEN}", plain))
+    """`text` without known secrets, `user:password@` and queries of URIs, and what is known by its name or shape.
+
+    Of what is longer than `LONGEST_CHARS` then, the middle is left out; beyond `_SEARCHED_CHARS` also the end.
+    """
+    plain = _redacted(text[:_SEARCHED_CHARS])
+    if len(text) > _SEARCHED_CHARS:
+        return f"{plain[:-_EDGE_CHARS][:LONGEST_CHARS]} …"
+    if len(plain) > LONGEST_CHARS:
+        return f"{plain[: LONGEST_CHARS // 2]} … {plain[-LONGEST_CHARS // 2 :]}"
+    return plain
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= LONGEST_CHARS:
-        return text
-    return f"{text[: LONGEST_CHARS // 2]} … {text[-LONGEST_CHARS // 2 :]}"
+def _redacted(text: str) -> str:
+    plain = _known.hide(without_userinfo(text))
+    plain = _QUERY.sub("?…", _WEB_QUERY.sub(_without_query, plain))
+    plain = _SHARED_ACCESS.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", plain))
+    plain = _NAMED.sub(rf"\1{HIDDEN}", plain)
+    plain = _without_pairs(_BEARER.sub(rf"\1{HIDDEN}", plain))
+    return _SHAPES.sub(HIDDEN, _WEB_TOKENS.sub(_without_token, plain))
 
 
-def without_userinfo(text: str) -> str:
-    """`text` with the `user:password@` of every URI in it left out."""
-    return _USERINFO.sub("", text)
+def _without_query(url: re.Match[str]) -> str:
+    return url[0] if len(url[0]) == len(url[1]) else f"{url[1]}?…"
+
+
+def _without_pairs(text: str) -> str:
+    """`text` without what follows `Basic ` and is `user:password` in base64; `basic information` stays."""
+    kept, at = [], 0
+    for basic in _BASIC.finditer(text):
+        found = _PAIR.match(text, basic.end())
+        if found is not None and basic.end() >= at and _is_pair(found[1]):
+            kept += [text[at : basic.end()], HIDDEN]
+            at = found.end()
+    return "".join([*kept, text[at:]])
+
+
+def _is_pair(code: str) -> bool:
+    if _PLAIN_WORD.fullmatch(code) or len(code) % 4 == 1:
+        return False
+    return b":" in base64.b64decode(code.replace("-", "+").replace("_", "/") + "=" * (-len(code) % 4))
+
+
+def _without_token(run: re.Match[str]) -> str:
+    parts = run[0].split(".")
+    for head, claims, _ in zip(parts, parts[1:], parts[2:], strict=False):
+        if len(claims) >= _MIN_CLAIMS_CHARS and _TOKEN_HEAD.search(head):
+            return HIDDEN
+    return run[0]
 
 
 def remember_options(options: object) -> None:
@@ -190,7 +232,7 @@ def _secrets_in(value: object, *, is_open: bool) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             # YAML reads a password of digits as a number; other numbers are sizes and seconds.
-            told = str(inner) if type(inner) is int and _SECRET_OPTION.search(str(key)) else inner
+            told = str(inner) if type(inner) is int and is_secret_option(str(key)) else inner
             yield from _secrets_in(told, is_open=isinstance(inner, Mapping) or key in OPEN_OPTIONS)
     elif isinstance(value, list | tuple):
         for inner in value:
@@ -198,8 +240,10 @@ def _secrets_in(value: object, *, is_open: bool) -> Iterator[str]:
     elif isinstance(value, str):
         if not is_open:
             yield value
-        for userinfo in _USERINFO.findall(value):
-            yield from (part for part in userinfo[:-1].split(":", 1) if part)
+        for userinfo in userinfos(value):
+            # A driver sends, and may tell, what the percent signs stand for.
+            for part in userinfo.split(":", 1):
+                yield from (each for each in (part, unquote(part)) if each)
 
 
 def _shown(value: object) -> object:
@@ -226,12 +270,3 @@ def _found_by(value: str) -> str:
     # A key that is a plain word, `minioadmin`, may be a part of harmless ones.
     escaped = re.escape(value)
     return rf"(?<![A-Za-z0-9]){escaped}(?![A-Za-z0-9])" if _WORD.fullmatch(value) else escaped
-
-
-def _is_secret_variable(name: str, value: str) -> bool:
-    return bool(
-        len(value) >= _MIN_VARIABLE_CHARS
-        and _SECRET_VARIABLE.search(name)
-        and not _PLACE_VARIABLE.search(name)
-        and not value.startswith("/")
-    )

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fsspec.asyn import get_loop
 
 from pipeline.blobs import Blob, Stat, Take
+from pipeline.daemon_threads import DaemonThreads
 from pipeline.manifest.location import scheme_of
 from pipeline.manifest.rows import new_digest
 from pipeline.objects import ObjectStore, S3Objects, open_objects
@@ -41,7 +42,7 @@ class Remote:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop = get_loop()
         self._gate = asyncio.Semaphore(policy.concurrency)
-        self._threads = ThreadPoolExecutor(policy.concurrency, thread_name_prefix="store")  # none starts unused
+        self._threads = DaemonThreads(policy.concurrency, "store")  # none starts unused
         self._stores: dict[str, ObjectStore] = {}
         self._web: WebClient | None = None
         self._under_way: set[Future[Any]] = set()
@@ -56,11 +57,11 @@ class Remote:
             future.cancel()
 
     def close(self) -> None:
-        """Close the connections to web servers, and the threads."""
+        """Close the connections to web servers, and end the threads; one whose driver hangs is left behind."""
         if self._web is not None:
             asyncio.run_coroutine_threadsafe(self._web.close(), self._loop).result()
             self._web = None
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown()
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run one of the coroutines below in the loop; cancelling the future ends it."""

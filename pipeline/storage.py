@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from pipeline.errors import ConfigError
 from pipeline.redaction import remember_options
 from pipeline.speech import guard_process
 from pipeline.storage_errors import is_transient, may_exist, retrying
+from pipeline.userinfo import carries_userinfo
 
 __all__ = ["Store", "Stored", "open_store", "resolve"]
 
@@ -36,7 +36,6 @@ RETRY_DEADLINE_S = 45.0
 
 _TEMPORARY = ".tmp-"
 _EXCLUSIVE = frozenset({"file", "local", "s3", "s3a", "memory"})
-_USERINFO = re.compile(r"^[a-z0-9+]+://[^/]*@", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def resolve(
     `storage_options` is keyed by scheme: `{"s3": {"endpoint_url": …}}`. Listings are never cached, since other
     processes write to the same folders. Raises ConfigError for credentials in the URI or an unknown scheme.
     """
-    if _USERINFO.match(path_or_uri):
+    if carries_userinfo(path_or_uri):
         raise ConfigError("a URI must not carry credentials; put them under fetch.storage_options")
     remember_options(storage_options)
     scheme, separator, _ = path_or_uri.partition("://")

@@ -24,6 +24,9 @@ __all__ = ["JudgedPair", "RankedPair", "qrels_lines", "read_qrels", "read_run", 
 _LARGEST_SCORE = np.float32(1e30)
 """What a greater score is written as: a billion float32 values lie below its negative, room for every later rank."""
 
+_MOST_RELEVANCE = 2**63
+"""What measures of judgements compute with is an int64."""
+
 _SPACE = re.compile(r"\s")
 _BEIR_HEADER = ["query-id", "corpus-id", "score"]
 
@@ -109,9 +112,12 @@ def _judged(words: list[str], places: list[int], expected: str, name: str, numbe
         )
     query_id, doc_id, text = (words[place] for place in places)
     try:
-        return JudgedPair(query_id, doc_id, int(text))
+        relevance = int(text)
     except ValueError:
         raise ManifestError(f"{name}, line {number}: the relevance {text!r} is no whole number") from None
+    if not -_MOST_RELEVANCE <= relevance < _MOST_RELEVANCE:
+        raise ManifestError(f"{name}, line {number}: the relevance {text!r} takes more than 64 bits")
+    return JudgedPair(query_id, doc_id, relevance)
 
 
 def _score(text: str, name: str, number: int) -> float:

@@ -1,7 +1,8 @@
 """BEIR data sets: `corpus.jsonl` {_id, title, text}, `queries.jsonl` {_id, text}, `qrels/*.tsv`.
 
 In: the folder. Out: ids and texts of both sides, and the judged pairs in batches of `pairs.RAW`. Refused with
-ManifestError, naming file and line: missing files and keys, lines of qrels that are no judgement.
+ManifestError, naming file and line: missing files and keys, lines of qrels that are no judgement; with ConfigError
+what cannot be listed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from pipeline.candidates.pairs import RawPair, batched
 from pipeline.errors import ManifestError
 from pipeline.manifest.listing import Format, ManifestFile, file_uri
 from pipeline.manifest.naming import shown
-from pipeline.manifest.readers import Options, reading
-from pipeline.redaction import without_userinfo
+from pipeline.manifest.readers import Options
+from pipeline.opening import opening
 from pipeline.storage import resolve
+from pipeline.userinfo import without_userinfo
 
 __all__ = ["beir_corpus", "beir_queries", "judgements", "read_qrels"]
 
@@ -41,7 +43,7 @@ def beir_queries(folder: str, options: Options) -> Iterator[tuple[str, str]]:
 def judgements(folder: str, options: Options) -> tuple[ManifestFile, ...]:
     """The qrels of the test split, or those of the only other one. Raises ManifestError."""
     fs, path = resolve(folder, options)
-    with reading(f"{without_userinfo(folder)}/qrels"):
+    with opening("candidates", f"{folder}/qrels", "list"):
         found = sorted(fs.glob(f"{path}/qrels/*.tsv"))
     test = [one for one in found if one.endswith(f"/{_TEST_SPLIT}.tsv")]
     if not test and len(found) != 1:
@@ -76,7 +78,7 @@ def _pairs(files: Sequence[ManifestFile], options: Options) -> Iterator[RawPair]
 
 def _file(folder: str, name: str, options: Options) -> ManifestFile:
     fs, path = resolve(folder, options)
-    with reading(f"{without_userinfo(folder)}/{name}"):
+    with opening("candidates", f"{folder}/{name}", "list"):
         found = [one for one in (f"{path}/{name}", f"{path}/{name}.gz") if fs.exists(one)]
     if not found:
         raise ManifestError(f"the BEIR folder {without_userinfo(folder)} has no {name}, packed (.gz) or not")

@@ -1,7 +1,7 @@
 """Candidate lists that were found to be some.
 
 In: the config. Out: a `Candidates`: a stream of ranked pairs, and manifests of the texts that came along. Refused with
-ManifestError: what `listing` and the format's own reader refuse.
+ManifestError: what the format's own reader refuses; likewise, or with ConfigError, what `listing` does.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pipeline.candidates.texts import write_texts
 from pipeline.candidates.trec import read_trec
 from pipeline.manifest.listing import ManifestFile
 from pipeline.manifest.readers import Options
-from pipeline.redaction import without_userinfo
 from pipeline.rerank.config import CandidatesConfig
+from pipeline.userinfo import without_userinfo
 
 __all__ = ["Candidates", "open_candidates"]
 

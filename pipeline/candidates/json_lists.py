@@ -77,9 +77,7 @@ def _candidates(record: Record) -> Iterator[Record]:
 def _rankllm(record: Record) -> Iterator[RawPair]:
     query_id = _query(record).identity("qid")
     for rank, candidate in enumerate(_candidates(record), start=1):
-        score = candidate.values.get("score")
-        if score is not None:
-            score = float(candidate.get("score", (int, float), "a number"))
+        score = None if candidate.values.get("score") is None else candidate.number("score", "a number")
         yield query_id, candidate.identity("docid"), rank, score
 
 
@@ -90,7 +88,7 @@ def _mmeb(query_id: str, record: Record) -> Iterator[RawPair]:
         raise ManifestError(f"{record.place}: expected as many rerank_scores as documents in prediction")
     for rank, (doc_id, score) in enumerate(zip(doc_ids, scores, strict=True), start=1):
         named = Record(record.file, record.line, {"prediction": doc_id, "rerank_scores": score})
-        found = None if score is None else float(named.get("rerank_scores", (int, float), "numbers"))
+        found = None if score is None else named.number("rerank_scores", "numbers")
         yield query_id, named.identity("prediction"), rank, found
 
 

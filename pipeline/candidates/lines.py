@@ -58,6 +58,16 @@ class Record:
             raise ManifestError(f"{self.place}: expected {what} in {key!r}; found {shown(value)}")
         return _well_formed(value) if isinstance(value, str) else value
 
+    def number(self, key: str, what: str) -> float:
+        """The number in `key`. Raises ManifestError saying that `what` was expected."""
+        found = self.get(key, (int, float), what)
+        try:
+            return float(found)
+        except OverflowError:  # JSON's whole numbers have any length
+            raise ManifestError(
+                f"{self.place}: expected {what} that a float64 holds in {key!r}; found {shown(found)}"
+            ) from None
+
     def identity(self, key: str) -> str:
         """The id in `key`: a string, or an integer as one. Raises ManifestError."""
         found = self.get(key, (str, int), "an id (string or integer)")

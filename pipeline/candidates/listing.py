@@ -2,7 +2,7 @@
 
 In: `candidates.path` and `candidates.format`. Out: files in a stable order, each with one format for all; of the output
 of `retrieve_candidates` those of its newest complete run. Refused with ManifestError: no file, files that are none of
-the known formats, files of several, an output without a complete run.
+the known formats, files of several, an output without a complete run; with ConfigError what cannot be listed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import fsspec
 
 from pipeline.candidate_runs import RUN_COPY, newest_lists
 from pipeline.candidates.lines import lines_of
-from pipeline.errors import LakevecError, ManifestError, scrub
+from pipeline.errors import ManifestError
 from pipeline.manifest.listing import Format, ManifestFile, file_uri
 from pipeline.manifest.naming import shown
 from pipeline.manifest.readers import Options, read_schema
 from pipeline.manifest.search import WILD, files_below, matches
-from pipeline.redaction import without_userinfo
+from pipeline.opening import opening
 from pipeline.storage import open_store, resolve
+from pipeline.userinfo import without_userinfo
 
 __all__ = ["BEIR_FILES", "CandidateFormat", "CandidateListing", "list_candidates"]
 
@@ -49,21 +50,14 @@ CandidateListing = tuple[CandidateFormat, tuple[ManifestFile, ...]]
 
 
 def list_candidates(path: str, format_name: str, columns: Mapping[str, str], options: Options) -> CandidateListing:
-    """The format of what `path` names, and its files; for a BEIR folder none. Raises ManifestError.
+    """The format of what `path` names, and its files; for a BEIR folder none. Raises as the module says.
 
     `columns` are the roles' own names. `auto` looks at names first, then into the first file.
     """
     fs, found = resolve(path, options)
-    try:
+    with opening("candidates.path", path, "list"):
         paths = _paths(fs, found, path, options)
         beir = fs.isdir(found) and all(_beside(fs, found, name) for name in BEIR_FILES)
-    except LakevecError:
-        raise
-    except Exception as error:  # noqa: BLE001 - every file system raises its own, botocore's are no OSError
-        raise ManifestError(
-            f"cannot list the candidates {without_userinfo(path)}: {scrub(f'{type(error).__name__}: {error}')}; check "
-            "candidates.path, the credentials and fetch.storage_options"
-        ) from None
     if format_name == "beir" or (format_name == "auto" and beir):
         return CandidateFormat.BEIR, ()
     if not paths:

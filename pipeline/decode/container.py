@@ -2,7 +2,8 @@
 
 In: the bytes of one file. Out: its demuxer and best video stream. Refused: empty bytes (EMPTY_MEDIA), stills, playlists
 and unknown bytes (UNSUPPORTED_FORMAT), files without a moving picture (NO_VIDEO_STREAM), frames of more pixels than the
-limits allow (IMAGE_TOO_LARGE), sample tables of more entries (VIDEO_TOO_LONG), damage (VIDEO_UNREADABLE).
+limits allow (IMAGE_TOO_LARGE), sample tables of more entries (VIDEO_TOO_LONG), damage (VIDEO_UNREADABLE), and frames
+there is no memory for (DECODE_MEMORY).
 
 FFmpeg is given bytes, never an address; one demuxer, chosen by our own sniffing; and lists of formats and protocols
 that hold nothing else. So a file that says "open that URL" has no way to be heard.
@@ -37,7 +38,7 @@ IO_TIMEOUT_S = 10.0
 """Reads come from memory and never wait; if FFmpeg waits anyway, it found something else to wait for."""
 
 VIDEO_DAMAGE: tuple[type[Exception], ...] = (
-    FFmpegError,  # all of FFmpeg's own codes, a refused allocation of an absurd size among them
+    FFmpegError,  # all of FFmpeg's own codes; while it opens a file, a refused allocation of an absurd size among them
     OSError,
     ValueError,  # UnicodeDecodeError of damaged names too
     EOFError,
@@ -78,11 +79,16 @@ def read_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pac
     """The stream's packets in decoding order, up to the end of the file or to where damage ends it.
 
     Empty ones are left out: they are FFmpeg's own end mark, and AVI's way to repeat a frame.
+    Raises RejectError (DECODE_MEMORY).
     """
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
+        except MemoryError as error:
+            if _has_room_for(container.size):
+                return  # what it wanted was no packet of this file
+            raise _no_memory(error) from None
         except VIDEO_DAMAGE:
             return
         if packet is None:
@@ -97,14 +103,31 @@ def decode_packet(
     """The frames that `packet` completes (None: all that wait in the decoder), none if it is damaged.
 
     One damaged packet is no end: FFmpeg's decoders take up again at the next good one, as players do.
+    Raises RejectError (DECODE_MEMORY, IMAGE_TOO_LARGE).
     """
     try:
         frames = stream.codec_context.decode(packet)
+    except MemoryError as error:
+        # Not damage: to go on would be to show the frame before it once more.
+        raise _no_memory(error) from None
     except VIDEO_DAMAGE:
         return []
     for frame in frames:
         _check_size(frame.width, frame.height, limits)
     return frames
+
+
+def _no_memory(error: MemoryError) -> RejectError:
+    # PyAV's own error is an FFmpegError and a MemoryError, and names the call that failed.
+    return RejectError(RejectCode.DECODE_MEMORY, f"FFmpeg found no memory for a frame: {error}")
+
+
+def _has_room_for(n_bytes: int) -> bool:
+    try:
+        bytearray(max(0, n_bytes))
+    except MemoryError:
+        return False
+    return True
 
 
 def _video_format(data: bytes) -> MediaFormat:

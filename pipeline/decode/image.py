@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -81,10 +83,12 @@ def decode_image(data: bytes, *, exif: bool, limits: DecodeConfig = DEFAULT_LIMI
         with translated(RejectCode.IMAGE_UNREADABLE, f"{found} image"):
             if found in _CHECKS:
                 _CHECKS[found](data, limits)
-            image = _open(data, found, limits)
+            with _bombs_refused(found, limits):
+                image = _open(data, found, limits)
             pixels = decode_jpeg(data, *image_size(image)) if found is MediaFormat.JPEG else None
             if pixels is None:
-                image.load()
+                with _bombs_refused(found, limits):
+                    image.load()
                 _check_pixels(*image.size, limits)
             # Only now: some formats keep their EXIF behind the pixels.
             turn = _UPRIGHT.get(_orientation(image)) if exif else None
@@ -145,8 +149,21 @@ def _register_heif() -> bool:
 
 
 def _open(data: bytes, found: MediaFormat, limits: DecodeConfig) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=[_PILLOW_NAMES[found]])
+    _check_pixels(*image.size, limits)
+    tags = getattr(image, "tag_v2", {})
+    width_px, height_px = (tags.get(side) for side in _TILE_SIDES)
+    if isinstance(width_px, int) and isinstance(height_px, int):
+        # A tile is decoded whole, however little of it lies within the picture.
+        _check_pixels(width_px, height_px, limits)
+    return image
+
+
+@contextmanager
+def _bombs_refused(found: MediaFormat, limits: DecodeConfig) -> Iterator[None]:
+    """Give Pillow's own refusals their code: on opening, and on loading, which reads the texts behind the pixels."""
     try:
-        image = Image.open(io.BytesIO(data), formats=[_PILLOW_NAMES[found]])
+        yield
     except Image.DecompressionBombError as error:
         said = str(error).partition(",")[0]
         raise RejectError(RejectCode.IMAGE_TOO_LARGE, f"{said}; see decode.max_image_pixels") from None
@@ -157,13 +174,6 @@ def _open(data: bytes, found: MediaFormat, limits: DecodeConfig) -> Image.Image:
             RejectCode.IMAGE_TOO_LARGE,
             f"a text or profile of the {found} image unpacks to more than {limits.max_metadata_bytes} bytes",
         ) from None
-    _check_pixels(*image.size, limits)
-    tags = getattr(image, "tag_v2", {})
-    width_px, height_px = (tags.get(side) for side in _TILE_SIDES)
-    if isinstance(width_px, int) and isinstance(height_px, int):
-        # A tile is decoded whole, however little of it lies within the picture.
-        _check_pixels(width_px, height_px, limits)
-    return image
 
 
 def _check_pixels(width_px: int, height_px: int, limits: DecodeConfig) -> None:

@@ -21,8 +21,8 @@ from pipeline.config import ManifestConfig
 from pipeline.errors import LakevecError, ManifestError, scrub
 from pipeline.manifest.output_folder import OutputFolder
 from pipeline.manifest.search import WILD, files_below, fixed_folder, matches
-from pipeline.redaction import without_userinfo
 from pipeline.storage import resolve
+from pipeline.userinfo import without_userinfo
 
 __all__ = ["Format", "Listing", "ManifestFile", "asking", "file_uri", "list_manifest", "refuse_own"]
 

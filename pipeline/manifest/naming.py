@@ -5,6 +5,8 @@ In: what the config and the files say. Out: words. Nothing is refused here.
 
 from __future__ import annotations
 
+from pipeline.redaction import redact
+
 __all__ = ["SHOWN", "column_name", "shown"]
 
 SHOWN = 5
@@ -20,6 +22,6 @@ def column_name(role: str, name: str) -> str:
 
 
 def shown(value: object) -> str:
-    """`value` as in Python, cut where it is long."""
-    text = repr(value)
+    """`value` as in Python, without secrets, cut where it is long."""
+    text = redact(repr(value))  # before it is cut: half a secret would be recognised by nothing
     return text if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}…"

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.errors import ConfigError
 from pipeline.models.options import DTYPES
+from pipeline.redaction import redact
 
 if TYPE_CHECKING:
     from pipeline.checkpoint import Checkpoint
@@ -65,5 +66,5 @@ def _loaded(kind: Any, checkpoint: Checkpoint, dtype: str) -> Any:  # noqa: ANN4
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what `error` says, at most 300 characters."""
-    return str(error).strip().split("\n", 1)[0][:300]
+    """The first line of what `error` says without secrets, at most 300 characters."""
+    return redact(str(error)).strip().split("\n", 1)[0][:300]

@@ -26,6 +26,7 @@ from pipeline.errors import RejectCode, RejectError
 from pipeline.storage_errors import StatusError
 from pipeline.web.resolver import CheckedResolver
 from pipeline.web.rules import WebRules
+from pipeline.web.sessions import Sessions
 
 __all__ = ["WebClient"]
 
@@ -55,15 +56,16 @@ class WebClient:
 
     def __init__(self, rules: WebRules) -> None:
         self._rules = rules
-        self._session = aiohttp.ClientSession(
+        self._resolver = CheckedResolver(rules)
+        # Of its own: aiohttp's is made when it is imported, before SSL_CERT_FILE may be set.
+        self._tls = ssl.create_default_context()
+        self._sessions = Sessions(self._session)
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
             # No limit of its own: the pace of each host and the caller's gate have that.
             connector=aiohttp.TCPConnector(
-                limit=0,
-                resolver=CheckedResolver(rules),
-                use_dns_cache=True,
-                ttl_dns_cache=_RESOLVED_S,
-                # Of its own: aiohttp's is made when it is imported, before SSL_CERT_FILE may be set.
-                ssl=ssl.create_default_context(),
+                limit=0, resolver=self._resolver, use_dns_cache=True, ttl_dns_cache=_RESOLVED_S, ssl=self._tls
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S),
@@ -74,7 +76,8 @@ class WebClient:
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._session.close()
+        await self._sessions.close()
+        await self._resolver.close()
 
     async def get(self, uri: str, max_bytes: int, take: Take) -> Stat:
         """Hand the file at `uri` to `take` in pieces, from one answer."""
@@ -102,7 +105,10 @@ class WebClient:
         url = self._rules.check(uri)
         for _ in range(_MOST_REDIRECTS + 1):
             try:
-                async with self._session.request(method, url, allow_redirects=False) as answer:
+                async with (
+                    self._sessions.of(url) as session,
+                    session.request(method, url, allow_redirects=False) as answer,
+                ):
                     location = answer.headers.get("Location")
                     if answer.status not in _REDIRECTS or location is None:
                         yield answer

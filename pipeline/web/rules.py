@@ -40,6 +40,9 @@ _LEGAL = re.compile(r"[A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]*")
 _HOST_NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _LONGEST_HOST = 253
 
+_NO_URL = (ValueError, IndexError)
+"""What yarl raises for what it cannot read as a URL; the second for brackets before an `@`, as in `//[]@`."""
+
 
 @dataclass(frozen=True, slots=True)
 class WebRules:
@@ -86,7 +89,7 @@ class WebRules:
         try:
             url = URL(uri).with_fragment(None)
             host, port = (url.raw_host or "").lower(), url.port
-        except ValueError:
+        except _NO_URL:
             raise _not_allowed("it is no valid URL") from None
         self._check_host(host, port)
         if not _LEGAL.fullmatch(path + query):
@@ -102,7 +105,7 @@ class WebRules:
         try:
             target = url.join(URL(location, encoded=_LEGAL.fullmatch(location) is not None))
             scheme, text = target.scheme, str(target)
-        except ValueError:
+        except _NO_URL:
             raise _not_allowed("the server redirects to what is no URL") from None
         if url.scheme == "https" and scheme != "https":
             raise _not_allowed("the server redirects from https to another scheme")
@@ -178,7 +181,7 @@ def _host_pattern(key: str, text: str) -> str:
     bare = pattern.removeprefix("*.")
     try:
         host = URL.build(scheme="https", host=bare).raw_host or ""
-    except ValueError:
+    except _NO_URL:
         host = ""
     if pattern == ANY_HOST:
         return ANY_HOST

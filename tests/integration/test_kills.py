@@ -37,8 +37,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(7200)]
 KILLS = int(os.environ.get("LAKEVEC_KILLS", "100"))
 """100 take about half an hour on two cores; LAKEVEC_KILLS=12 some minutes."""
 
-ITEMS_A_KILL = 60
-ITEMS = max(600, ITEMS_A_KILL * KILLS)
+ITEMS_A_KILL = 120
+ITEMS = max(1200, ITEMS_A_KILL * KILLS)
 """A run must outlive its kills."""
 
 BETWEEN = (0.25, 2.0)
@@ -48,6 +48,9 @@ Shorter, and next to nothing would be done between them: actors and drivers need
 
 DRIVERS = 0.2
 """The share of kills that meet the driver: a new one needs seconds before there is anything else to kill."""
+
+WAITED_S = 15.0
+"""For a kind of process that is not there yet: what the last of them takes from a driver's start on two busy cores."""
 
 PATIENCE_S = 900.0
 
@@ -116,13 +119,18 @@ def assert_same_index(output: Path, expected: Untouched) -> None:
 
 
 def next_prey(driver: subprocess.Popen[str], nodes: list[int], dice: random.Random) -> Prey | None:
-    """The driver, or one of what it has on the nodes once there is any; None if it ends before."""
+    """The driver, or a process that it has on the nodes of a kind drawn and waited for; None if it ends before.
+
+    Whatever is there first would hardly ever be a decoding child, which starts last.
+    """
     if dice.random() < DRIVERS:
         return Prey(Kind.DRIVER, None, psutil.Process(driver.pid))
+    kind, until_s = dice.choice([Kind.PREPARER, Kind.ENCODER, Kind.TASK, Kind.CHILD]), time.monotonic() + WAITED_S
     while driver.poll() is None:
         found = prey_of(None, nodes)
-        if any(each.kind in (Kind.PREPARER, Kind.ENCODER) for each in found):
-            return choose(found, dice)
+        of_kind = [each for each in found if each.kind is kind]
+        if of_kind or (found and time.monotonic() > until_s):
+            return choose(of_kind or found, dice)
         time.sleep(0.1)
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline.candidates.candidates import Candidates, open_candidates
 from pipeline.candidates.listing import CandidateFormat
 from pipeline.candidates.pairs import CANDIDATES, RawPair, batched, ranked
-from pipeline.errors import ManifestError
+from pipeline.errors import ConfigError, ManifestError
 from pipeline.rerank.config import CandidatesConfig
 from pipeline.storage import open_store
 from tests.fixtures.manifests import opened, rows_of, write_jsonl, write_parquet, write_text
@@ -133,6 +134,25 @@ def test_lists_and_a_beir_folder_in_an_object_store(tmp_path: Path, s3_server: S
     assert pairs_of(open_candidates(config, s3_server.storage_options, tmp_path)) == PAIRS
     judged = open_candidates(CandidatesConfig(path=f"{store.root}/beir"), s3_server.storage_options, tmp_path)
     assert pairs_of(judged) == pairs_of(found(folder, tmp_path))
+    shut = {"s3": {**s3_server.storage_options["s3"], "secret": "wrong-canary"}}
+    for config, said in (
+        (CandidatesConfig(path=f"{store.root}/run"), f"candidates.path: cannot list {store.root}/run: PermissionError"),
+        (
+            CandidatesConfig(beir=f"{store.root}/beir"),
+            f"candidates: cannot list {store.root}/beir/qrels: PermissionError",
+        ),
+        (CandidatesConfig(path=f"{store.root}/beir", format="beir"), "candidates.path: cannot list"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)) as error:
+            open_candidates(config, shut, tmp_path)
+        assert str(error.value).endswith("check the path, the credentials and fetch.storage_options")
+        assert "canary" not in str(error.value)
+
+
+def test_the_first_and_the_last_rank_of_64_bits_are_ranks(tmp_path: Path) -> None:
+    lines = f"q Q0 last {2**63 - 1} 0.5 t\nq Q0 first {-(2**63)} 0.4 t\n"
+    pairs = pairs_of(found(write_text(tmp_path / "c.trec", lines), tmp_path))
+    assert [(doc_id, rank) for _, doc_id, rank, _ in pairs] == [("first", 1), ("last", 2)]
 
 
 def rankllm(path: Path, doc: Any = None) -> Path:
@@ -219,6 +239,9 @@ def test_a_run_beside_a_beir_folder(tmp_path: Path) -> None:
         ("c.parquet", {"query_id": ["q"] * 3, "doc_id": ["a", "b", "a"]}, ["1 pairs", "'q', 'a' (2 times)"]),
         ("c.parquet", {"query_id": pa.array([], pa.string()), "doc_id": pa.array([], pa.string())}, ["no pair"]),
         ("c.trec", "q Q0 d 1 0.5 t\nq Q0 e two 0.4 t\n", ["line 2", "c.trec", "two"]),
+        ("c.trec", f"q Q0 d 1 0.5 t\nq Q0 e {2**63} 0.4 t\n", ["line 2", "rank", str(2**63), "64 bits"]),
+        ("c.trec", f"q Q0 d {-(2**63) - 1} 0.5 t\n", ["line 1", "64 bits"]),
+        ("c.trec", f"q Q0 d {'9' * 5000} 0.5 t\n", ["line 1", "expected qid Q0 docid rank score tag"]),
         ("c.trec", "q Q0 d 1 0.5 t\nq Q0 d\n", ["line 2", "expected qid Q0 docid rank score tag"]),
         ("c.trec", "q Q0 d 1 0.5 t\nq Q0 doc 7 1 0.5 t\n", ["line 2", "'q Q0 doc 7 1 0.5 t'"]),
         ("c.txt", "hello world\n", ["is no candidate list", "hello world"]),
@@ -234,6 +257,12 @@ def test_a_run_beside_a_beir_folder(tmp_path: Path) -> None:
             ["document '3' has no text", "'txt'"],
         ),
         ("c.jsonl", '{"prediction": ["a"]}\n{"prediction": ["a"], "rerank_scores": [1, 2]}\n', ["line 2", "as many"]),
+        ("c.jsonl", f'{{"prediction": ["a"], "rerank_scores": [1{"0" * 400}]}}\n', ["line 1", "float64", "numbers"]),
+        (
+            "c.jsonl",
+            f'{{"query": {{"qid": 1, "text": "t"}}, "candidates": [{{"docid": 3, "score": -1{"0" * 400}}}]}}\n',
+            ["line 1", "a number that a float64 holds in 'score'"],
+        ),
         ("c.jsonl", '{"prediction": ["a\\ud800"]}\n', ["line 1", "no Unicode text"]),
         ("c.jsonl", '{"prediction": [null]}\n', ["an id", "None"]),
         ("c.jsonl", '{"prediction": ["a"]}\n{"prediction"\n', ["line 2", "no JSON"]),

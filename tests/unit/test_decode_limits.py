@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from fractions import Fraction
 
 import av
@@ -70,3 +71,59 @@ def test_a_damaged_mp4_is_left_to_its_demuxer(cut: int) -> None:
     data = encode_video(clip(3, 64, 48, 1), container="mov")
     for start in range(0, len(data), 97):
         check_mp4(data[start : start + cut], DecodeConfig())
+
+
+def _with_segments(data: bytes, start: bytes, count: int, marker: int = 0xE1) -> bytes:
+    """`data`, a JPEG, with `count` full segments (64 KB each) in front of its own."""
+    segment = bytes([0xFF, marker, 0xFF, 0xFF]) + start.ljust(0xFFFF - 2, b"\1")
+    return data[:2] + segment * count + data[2:]
+
+
+def test_metadata_that_cameras_write_is_read() -> None:
+    data = encode_image(PICTURE, "JPEG", icc_profile=bytes(3 << 20))
+    assert image_size(decode_image(data, exif=True)) == (48, 64)
+    # A phone's depth map, or the picture before its background was blurred, as text in extended XMP.
+    deep = _with_segments(data, b"http://ns.adobe.com/xmp/extension/\0", 200)
+    assert len(deep) > 15 << 20
+    assert image_size(decode_image(deep, exif=True)) == (48, 64)
+    assert image_size(decode_image(data[:20] + bytes(1000) + data[20:], exif=True)) == (48, 64)
+
+
+@pytest.mark.parametrize(("start", "marker"), [(b"Exif\0\0", 0xE1), (b"ICC_PROFILE\0\1\1", 0xE2)])
+def test_joined_metadata_of_a_jpeg_is_held_to_the_limit(start: bytes, marker: int) -> None:
+    data = _with_segments(encode_image(PICTURE, "JPEG"), start, 65, marker)
+    with pytest.raises(RejectError, match=r"decode\.max_metadata_bytes: 4194304") as caught:
+        decode_image(data, exif=True)
+    assert caught.value.code is RejectCode.IMAGE_TOO_LARGE
+    assert image_size(decode_image(data, exif=True, limits=DecodeConfig(max_metadata_bytes=5 << 20))) == (48, 64)
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xd9", b"\xff\xf0", b"\xff\xc8", b"\xff\xd0", b"\xff\xff", b""])
+def test_nothing_in_front_hides_metadata(marker: bytes) -> None:
+    """Whatever Pillow reads on after is read on after here, too."""
+    data = encode_image(PICTURE, "JPEG")
+    exif = _with_segments(data, b"Exif\0\0", 65)[2:]
+    with pytest.raises(RejectError) as caught:
+        decode_image(data[:2] + marker + exif, exif=True)
+    assert caught.value.code is RejectCode.IMAGE_TOO_LARGE
+
+
+def test_boxes_within_boxes_are_followed_as_deep_as_ffmpeg_follows_them() -> None:
+    data = encode_video(clip(3, 64, 48, 1), container="mp4", codec="mpeg4")
+    assert len(probe_video(data + nested_boxes(100_000)).times_s) == 3
+    inside = data.replace(b"udta", b"moov")  # what lies there may be a table as well
+    assert len(probe_video(inside).times_s) == 3
+
+
+def test_a_file_of_too_many_boxes_is_refused_before_ffmpeg_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.decode.limits.MAX_MP4_BOXES", 1000)  # a million take seconds
+    box = struct.pack(">I", 8) + b"free"
+    with pytest.raises(RejectError) as caught:
+        check_mp4(box * 1001, DecodeConfig())
+    assert caught.value.code is RejectCode.VIDEO_TOO_LONG
+    check_mp4(box * 1000, DecodeConfig())
+
+
+def nested_boxes(depth: int) -> bytes:
+    """A `moov` that holds a `moov`, which holds one, and so on; eight bytes each."""
+    return b"".join(struct.pack(">I", 8 * left) + b"moov" for left in range(depth, 0, -1))

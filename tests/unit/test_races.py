@@ -105,7 +105,7 @@ def _check_past(store: Store, won: list[str]) -> None:
     assert len(hidden) == len(won) * RACERS - 1, "all but the newest winner's file: those of every loser too"
 
 
-@pytest.mark.parametrize("rounds", [50, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_of_racing_puts_of_a_number_one_wins_each_round(store: Store, rounds: int) -> None:
     won: list[str] = []
     for number in range(rounds):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import os
 import pickle
+import time
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import Config, FetchConfig
 from pipeline.errors import ConfigError, scrub
+from pipeline.manifest.naming import shown
 from pipeline.policy import FetchPolicy
 from pipeline.redaction import (
     HIDDEN,
@@ -45,6 +48,8 @@ LOOKS_LIKE_ONE = {
     "in words": ("the server said X-Amz-Signature=deadbeefdeadbeef is wrong", "deadbeef"),
     "canonical request": ("host:x\nX-Amz-Security-Token=deadbeefdeadbeef\n", "deadbeef"),
     "userinfo": ("s3://user:deadbeef@bucket/key", "deadbeef"),
+    "userinfo with a slash": ("cannot open s3://key:dead/beef@bucket/key: denied", "beef"),
+    "userinfo with both": ("cannot open s3://key:x@dead/beef@bucket/key: denied", "beef"),
     "userinfo with an at": ("ftp://user:dead@beef@host/key", "beef"),
     "bearer": ("{'Authorization': 'Bearer deadbeef.deadbeef'}", "deadbeef"),
     "bearer alone": ("sent bearer deadbeefdeadbeef", "deadbeef"),
@@ -54,6 +59,15 @@ LOOKS_LIKE_ONE = {
     "hugging face": ("401 for hf_deadbeefDEADBEEFdead", "deadbeef"),
     "json": ('{"aws_secret_access_key": "deadbeefdeadbeef"}', "deadbeef"),
     "repr": ("{'password': 'deadbeefdeadbeef'}", "deadbeef"),
+    "azure key": ("DefaultEndpointsProtocol=https;AccountName=a;AccountKey=dead/beef+deadbeef==;", "dead/beef"),
+    "azure signature": ("BlobEndpoint=https://a/;SharedAccessSignature=sv=2026-01-01&sp=rl&sig=deadbeef%3D", "2026"),
+    "azure bus": ("Endpoint=sb://a/;SharedAccessKeyName=n;SharedAccessKey=deadbeefdeadbeef=", "deadbeef"),
+    "variable": ("AZURE_STORAGE_ACCOUNT_KEY=deadbeefdeadbeef== MINIO_ROOT_PASSWORD=deadbeef", "deadbeef"),
+    "header of a key": ("{'x-api-key': 'deadbeefdeadbeef'}", "deadbeef"),
+    "basic alone": ("sent Basic ZGVhZDpiZWVm and was refused", "ZGVhZDpiZWVm"),
+    "basic without padding": ("{'auth': 'basic cmVhZGVyOmRlYWRiZQ'}", "cmVhZGVyOmRlYWRiZQ"),
+    "basic encoded": ("h=Basic%20cmVhZGVyOmRlYWRiZQ%3D%3D", "cmVhZGVyOmRlYWRiZQ"),
+    "basic in latin-1": (f"Basic {base64.b64encode('ü:dead'.encode('latin-1')).decode()}", "OmRlYWQ"),
     "azure": ("BlobEndpoint=https://a/;AccountName=a;account_key=deadbeefdeadbeef==", "deadbeef"),
 }
 
@@ -74,6 +88,12 @@ def test_what_looks_like_a_secret(name: str) -> None:
         "tokens: 12, token_budget: auto, key=id",
         "[Errno 111] Connect call failed ('127.0.0.1', 8333)",
         "mail user@example.com about C:/x@y",
+        "s3://bucket/a@b.jpg, s3://bucket/day:1/a@b.jpg and file:///a:b/c@d.jpg",
+        "http://host:8080/a@b and http://[::1]:80/a@b and hdfs://node:9000/user@x",
+        "s3://arn:aws:s3:eu-west-1:1:accesspoint/lake/a@b.jpg",
+        "basic information, Basic authentication and BASIC usage of basic auth",
+        "the signature of f differs; password: short; a design: modern-one",
+        "eyJhbGciOiJIUzI1NiJ9 is only a part, as eyJ.x",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
@@ -91,6 +111,23 @@ def test_a_known_secret_is_found_however_it_is_spelt(secret: str, before: str, a
         assert spelt not in redact(f"{before} {spelt} {after}").replace(HIDDEN, "")
 
 
+PIECES = [
+    "Basic ", "basic%20", "Bearer ", "Authorization: ", "password=", "AccountKey=", "sig=", "eyJ", "://",
+    "a:b@", "/", "?", "=", "\u017f\u017f\u017f\u017f", "\u212a\u212a", "\u0661\u0662", "\udc80", "\0", "%3D",
+    "YTpi", "_-_-", "+-/_", "'", " ", ".", "\n", "hf_", "AKIA",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map("".join))
+def test_no_text_is_too_odd_to_be_redacted(text: str) -> None:
+    told = redact(
+        f"{text} Basic YTpi {text}\n{text} hf_deadbeefdeadbeefdead {text}\n{text}-eyJdeadbeef.deadbeef.dead {text}"
+    )
+    assert "Basic YTpi" not in told
+    assert "deadbeef" not in told
+    assert "\n" not in scrub(text)
+
+
 def test_a_key_that_is_a_word_is_no_part_of_others() -> None:
     remember_options({"s3": {"key": "minioadmin", "secret": "minioadmin7"}})
     assert redact("minioadmin and minioadmins, xminioadmin7x") == f"{HIDDEN} and minioadmins, x{HIDDEN}x"
@@ -100,18 +137,40 @@ def test_secrets_lie_deep_in_options() -> None:
     options = {
         "s3": {
             "endpoint_url": "http://reader:endpointpass@minio:9000",
+            "mirror_url": ["http://reader:slashed/pass@m/", "http://reader:percent%2Fpass@m/"],
             "client_kwargs": {"region_name": "eu-west-1", "aws_session_token": "deepsession"},
             "config_kwargs": {"s3": {"addressing_style": "path"}, "proxies": ["http://p:proxypass@h"]},
         },
         "sftp": {"host": "h", "password": 12345678},
     }
     remember_options(options)
-    shown = str({scheme: shown_options(each) for scheme, each in options.items()})
-    assert "eu-west-1" in shown
-    assert "'addressing_style': 'path'" in shown
-    for secret in ("endpointpass", "deepsession", "proxypass", "12345678"):
-        assert secret not in shown
+    told = str({scheme: shown_options(each) for scheme, each in options.items()})
+    assert "eu-west-1" in told
+    assert "'addressing_style': 'path'" in told
+    for secret in ("endpointpass", "slashed/pass", "percent/pass", "deepsession", "proxypass", "12345678"):
+        assert secret not in told
         assert secret not in redact(f"it said {secret}")
+
+
+def test_a_variable_is_known_as_soon_as_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "comeslater" in redact("comeslater1")
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "comeslater1")
+    assert redact("comeslater1") == HIDDEN
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "comeslater2")
+    assert redact("comeslater1 comeslater2") == f"{HIDDEN} {HIDDEN}", "what was a secret stays one"
+    monkeypatch.delenv("MY_SERVICE_TOKEN")
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "comeslater3")
+    assert redact("comeslater3") == HIDDEN
+
+
+def test_variables_are_only_looked_at_when_they_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+    monkeypatch.setattr("pipeline.redaction.is_secret_variable", lambda name, _: looked_at.append(name) or False)
+    redact("x")
+    assert set(looked_at) == set(os.environ)
+    looked_at.clear()
+    redact("x")
+    assert looked_at == []
 
 
 def test_the_environment_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,6 +248,39 @@ def test_basic_authorization_of_a_known_pair() -> None:
     assert pair not in redact(f"header {pair}")
 
 
-@pytest.mark.parametrize("hostile", ["?", "http://", "eyJ-", "://"])
-def test_texts_that_are_all_beginnings_of_secrets(hostile: str) -> None:
-    assert len(redact(hostile * (1_000_000 // len(hostile)))) <= LONGEST_CHARS + 10
+BEGINNINGS = [
+    "?", "http://", "eyJ-", "eyJ.", "://", "://a:", "://a:/", "a@", "s3://a:b/", "s3://a:b@", "http://a?", "?a=", "%3D",
+    "password", "password ", "password=%", "basic ", "bearer ", "basic", "authorization:", "authorization ", "hf_",
+    "SharedAccessSignature", "SharedAccessSignature=", "AKIA", "ghp_", "X-Amz-Signature=", " ", "'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("hostile", BEGINNINGS)
+def test_texts_that_are_all_beginnings_of_secrets_take_no_longer_than_others(hostile: str) -> None:
+    def seconds(text: str) -> float:
+        took = []
+        for _ in range(2):
+            started = time.process_time()
+            assert len(redact(text)) <= LONGEST_CHARS + 10
+            took.append(time.process_time() - started)
+        return min(took)
+
+    # Where a pattern begins anew at each of them, four times the text takes sixteen times as long.
+    short, long = (seconds(hostile * (chars // len(hostile))) for chars in (25_000, 100_000))
+    assert long < 10 * max(short, 0.004)
+    assert long < 0.3
+
+
+def test_no_half_of_a_secret_is_left_where_a_text_is_cut() -> None:
+    secret = "AKIADEADBEEFDEADBEEF"  # gitleaks:allow
+    for before in (20_000, LONGEST_CHARS // 2, LONGEST_CHARS, 300_000):
+        for shift in (0, 9):
+            padding = "x " * ((before - shift) // 2)
+            for told in (
+                redact(f"{padding} {secret} {padding}"),
+                scrub(f"{' ' * len(padding)}{secret}{' ' * 100}"),
+            ):
+                assert "AKIADE" not in told
+                assert "DBEEF" not in told
+    assert "…" in redact("x " * 200_000)
+    assert "AKIADE" not in shown(f"{'x ' * 35}{secret}"), "of a value that a message cuts short"

@@ -84,6 +84,8 @@ def test_a_beir_file_has_tabs_and_ids_with_spaces() -> None:
         (read_qrels, ["q 0 d 1", "q d 1"], ["line 2", "4 columns of TREC", "found 3", "header"]),
         (read_qrels, ["q 0 d relevant"], ["line 1", "'relevant'", "whole number"]),
         (read_qrels, ["q 0 d 0.5"], ["'0.5'"]),
+        (read_qrels, ["q 0 d 1", f"q 0 e {2**63}"], ["line 2", str(2**63), "64 bits"]),
+        (read_qrels, [f"q 0 d {'9' * 5000}"], ["line 1", "whole number"]),
         (read_qrels, ["query-id\tcorpus-id\tscore", "q 0 d 1"], ["line 2", "3 columns of BEIR", "found 1"]),
     ],
 )

@@ -164,6 +164,7 @@ REDIRECTS = [
     "http://user:password@127.0.0.1:{port}/picture", "http://2130706433:{port}/picture", "file:///etc/passwd",
     "ftp://127.0.0.1/", "data:image/png;base64,AAAA", "http://0x7f.1:{port}/", "https:////127.0.0.2/",
     "http://127.0.0.1%00.example.com/", "http://metadata.google.internal/", "s3://bucket/a", "http://[::ffff:7f00:2]/",
+    "//[]@", "http://[]/x", "http://[]@127.0.0.2:{port}/picture",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import FetchConfig
@@ -165,6 +165,32 @@ def test_no_spelling_of_an_address_gets_by(address: ipaddress.IPv4Address) -> No
         if parse_address(host) is None:
             with pytest.raises(RejectError):
                 ANY.check(f"http://{host}/")
+
+
+PIECES = [
+    "http:", "https:", "//", "/", "[", "]", "[]", "[::1]", "@", ":", "::", "?", "#", "\\", "%5B", "%", "\udc80", "é",
+    "。", "\u200d", "\t", "\n", "\0", " ", "xn--", "v1.", "0x7f.1", "127.0.0.1", "example.org", ":99999", ":٣", "a",
+]  # fmt: skip
+LOCATIONS = st.lists(st.sampled_from(PIECES), max_size=9).map("".join)
+
+
+@pytest.mark.parametrize("location", ["//[]@", "http://[]@/x", "http://[]/x", "//[", "https://]@[/", "[]", "//a@[]:1"])
+def test_redirects_into_brackets_are_refused_or_a_path(location: str) -> None:
+    try:
+        assert ANY.redirected(URL_AT, location).host == "example.com"
+    except RejectError as error:
+        assert error.code is RejectCode.URI_NOT_ALLOWED  # noqa: PT017
+
+
+@settings(max_examples=500)
+@given(LOCATIONS)
+def test_any_redirect_is_judged(location: str) -> None:
+    try:
+        url = ANY.redirected(URL_AT, location)
+    except RejectError as error:
+        assert error.code is RejectCode.URI_NOT_ALLOWED  # noqa: PT017
+        return
+    assert ANY.check(str(url)).host == url.host, "what a redirect leads to would also be let in by itself"
 
 
 AUTHORITY = st.text("a1.:@[]%\\/?#-_0xé１。\ud800 \t\u202e*~", max_size=25)

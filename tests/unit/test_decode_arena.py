@@ -1,0 +1,109 @@
+"""Pixels that come back from a child through shared memory are those that come back in any other way."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.config import DecodeConfig, InputsConfig
+from pipeline.decode_arena import SLOT_BYTES, Packed
+from pipeline.decode_child import equip_drafter
+from pipeline.decode_pool import SLOTS, DecodePool, Ticket
+from pipeline.errors import RejectCode, RejectError
+from pipeline.media_job import MediaJob
+from pipeline.types import LoadedMedia, MediaKind
+from tests.fixtures.media import clip, encode_image, encode_video, photo
+
+INPUTS, LIMITS = InputsConfig(), DecodeConfig()
+
+
+def job(*media: bytes, kind: MediaKind = MediaKind.IMAGE, max_frames: int = 64) -> MediaJob:
+    return MediaJob(tuple(LoadedMedia(kind, (data,)) for data in media), 4.0, max_frames, None, None)
+
+
+def frames(pool: DecodePool, ticket: Ticket) -> list[np.ndarray]:
+    return [medium.visual.frames for medium in pool.result(ticket).media]
+
+
+def came_by_slot(ticket: Ticket) -> bool:
+    assert ticket.future is not None
+    return isinstance(ticket.future.result(60), Packed)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecodePool]:
+    with DecodePool(partial(equip_drafter, INPUTS, LIMITS), LIMITS) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    return [encode_image(photo(320 + n, 200, n), "PNG") for n in range(2 * SLOTS)]
+
+
+def here(*media: bytes, kind: MediaKind = MediaKind.IMAGE) -> list[np.ndarray]:
+    return [medium.visual.frames for medium in equip_drafter(INPUTS, LIMITS)(job(*media, kind=kind)).media]
+
+
+def test_more_answers_than_slots_are_all_right_and_none_is_another_s(pool: DecodePool, pictures: list[bytes]) -> None:
+    tickets = [pool.submit(job(data)) for data in pictures]
+    assert [came_by_slot(ticket) for ticket in tickets] == [True] * SLOTS + [False] * SLOTS
+    found = [frames(pool, ticket)[0] for ticket in tickets]
+    for data, pixels in zip(pictures, found, strict=True):
+        assert np.array_equal(pixels, here(data)[0])
+    # Used again, and what was handed out before stays what it was.
+    again = pool.submit(job(pictures[-1], pictures[0], pictures[3]))
+    assert came_by_slot(again)
+    for data, pixels in zip((pictures[-1], pictures[0], pictures[3]), frames(pool, again), strict=True):
+        assert np.array_equal(pixels, here(data)[0])
+    for data, pixels in zip(pictures, found, strict=True):
+        assert np.array_equal(pixels, here(data)[0])
+
+
+def test_what_is_larger_than_a_slot_comes_through_the_pipe(pool: DecodePool) -> None:
+    data = encode_video(clip(40, 480, 320, 1), container="mp4", codec="mpeg4", fps=4)
+    ticket = pool.submit(job(data, kind=MediaKind.VIDEO))
+    (found,) = frames(pool, ticket)
+    assert found.nbytes > SLOT_BYTES
+    assert not came_by_slot(ticket)
+    assert np.array_equal(found, here(data, kind=MediaKind.VIDEO)[0])
+
+
+def test_slots_come_back_from_rejects_and_from_the_dead(pictures: list[bytes]) -> None:
+    with DecodePool(partial(equip_drafter, INPUTS, LIMITS), LIMITS) as pool:
+        for _ in range(2 * SLOTS):
+            with pytest.raises(RejectError) as caught:
+                pool.result(pool.submit(job(b"no picture at all")))
+            assert caught.value.code is RejectCode.UNSUPPORTED_FORMAT
+        for n in range(3):
+            child = pool.check().result().pid
+            tickets = [pool.submit(job(data)) for data in pictures[:3]]
+            os.kill(child, 9)
+            for data, ticket in zip(pictures, tickets, strict=False):
+                assert np.array_equal(frames(pool, ticket)[0], here(data)[0]), n
+        tickets = [pool.submit(job(data)) for data in pictures[:SLOTS]]
+        assert all(came_by_slot(ticket) for ticket in tickets)
+        for ticket in tickets:
+            pool.result(ticket)
+
+
+def test_the_memory_goes_with_the_pool(pictures: list[bytes]) -> None:
+    gc.collect()
+    before = mapped_arenas()
+    pool = DecodePool(partial(equip_drafter, INPUTS, LIMITS), LIMITS)
+    pool.result(pool.submit(job(pictures[0])))
+    assert mapped_arenas() == before + 1
+    pool.close()
+    del pool
+    gc.collect()
+    assert mapped_arenas() == before
+
+
+def mapped_arenas() -> int:
+    return Path("/proc/self/maps").read_text().count("/memfd:lakevec-pixels")
