@@ -52,7 +52,7 @@ class InProcess(DecodePool):
         self._read = equip_drafter(RerankInputs.model_validate(inputs), DecodeConfig())
 
     def submit(self, job: MediaJob) -> Ticket:
-        return Ticket(job, None, cast(Any, None))  # nobody waits for a child
+        return Ticket(job, None, cast(Any, None), None)  # nobody waits for a child
 
     def result(self, ticket: Ticket) -> ReadMedia:
         return self._read(ticket.job)
