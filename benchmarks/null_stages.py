@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from ray.exceptions import RayActorError
 
 from pipeline.config import InputsConfig
 from pipeline.models.encoder import Encoded
 from pipeline.stages.encode import BusyClock, EncodeSettings, EncodeStage
+from pipeline.stages.encode_guard import EncodeGuard
 from pipeline.stages.prepare import PrepareStage
 from pipeline.stages.preparing import PrepareSettings
 from pipeline.types import Prepared
@@ -40,30 +42,31 @@ class NullEncodeStage(EncodeStage):
         self._settings = settings
         self._meter = meter
         self._clock = BusyClock()
+        self._guard = EncodeGuard(meter)
         self._encoder = _NullEncoder()
 
 
 class _Silence:
-    """A meter for processes without Ray."""
+    """A meter for processes without Ray: counts nothing, and is too dead to answer what stages ask."""
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
 
     def __getattr__(self, name: str) -> _Silence:
-        return self
+        return _Silence(name)
 
-    def remote(self, *_: int) -> None:
-        """Count nothing."""
-
-
-class _PoolPrepareStage(PrepareStage):
-    def _draining(self) -> bool:
-        return False
+    def remote(self, *_: object) -> None:
+        """Count nothing. Raises RayActorError where an answer is expected."""
+        if self._name in ("begin", "begin_alone", "is_draining"):
+            raise RayActorError
 
 
-_preparer: list[_PoolPrepareStage] = []
+_preparer: list[PrepareStage] = []
 
 
 def start_preparer(settings: PrepareSettings[InputsConfig]) -> None:
     """Load what a pool's process keeps from block to block."""
-    _preparer[:] = [_PoolPrepareStage(settings, _Silence())]
+    _preparer[:] = [PrepareStage(settings, _Silence())]
 
 
 def prepare_block(block: pa.Table) -> list[pa.Table]:
