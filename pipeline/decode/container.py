@@ -25,7 +25,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.config import DecodeConfig
-from pipeline.decode.limits import DEFAULT_LIMITS, check_mp4
+from pipeline.decode.limits import DEFAULT_LIMITS
+from pipeline.decode.mp4 import check_mp4
 from pipeline.decode.native import translated
 from pipeline.errors import RejectCode, RejectError
 from pipeline.sniff import MediaFormat, sniff
@@ -36,6 +37,9 @@ MAX_SIDE_PX = 16_384  # the widest frame any H.264, HEVC or VP9 level allows
 
 IO_TIMEOUT_S = 10.0
 """Reads come from memory and never wait; if FFmpeg waits anyway, it found something else to wait for."""
+
+OPENING_BYTES = 64 << 20
+"""What FFmpeg may take to open a sound file, beside its bytes: frames of 4K, from which it learns what is in it."""
 
 VIDEO_DAMAGE: tuple[type[Exception], ...] = (
     FFmpegError,  # all of FFmpeg's own codes; while it opens a file, a refused allocation of an absurd size among them
@@ -119,7 +123,7 @@ def decode_packet(
 
 def _no_memory(error: MemoryError) -> RejectError:
     # PyAV's own error is an FFmpegError and a MemoryError, and names the call that failed.
-    return RejectError(RejectCode.DECODE_MEMORY, f"FFmpeg found no memory for a frame: {error}")
+    return RejectError(RejectCode.DECODE_MEMORY, f"FFmpeg found no memory: {error}")
 
 
 def _has_room_for(n_bytes: int) -> bool:
@@ -140,15 +144,21 @@ def _video_format(data: bytes) -> MediaFormat:
 
 
 def _open(data: bytes, demuxer: str, limits: DecodeConfig) -> InputContainer:
-    container: InputContainer = av.open(
-        io.BytesIO(data),
-        format=demuxer,
-        container_options={"format_whitelist": demuxer, "protocol_whitelist": "none"},
-        # Applies from the first frame that FFmpeg decodes to find the stream's parameters.
-        options={"max_pixels": str(limits.max_frame_pixels)},
-        timeout=IO_TIMEOUT_S,
-        metadata_errors="replace",
-    )
+    try:
+        container: InputContainer = av.open(
+            io.BytesIO(data),
+            format=demuxer,
+            container_options={"format_whitelist": demuxer, "protocol_whitelist": "none"},
+            # Applies from the first frame that FFmpeg decodes to find the stream's parameters.
+            options={"max_pixels": str(limits.max_frame_pixels)},
+            timeout=IO_TIMEOUT_S,
+            metadata_errors="replace",
+        )
+    except MemoryError as error:
+        if _has_room_for(OPENING_BYTES + len(data)):
+            # What it wanted was absurd.
+            raise RejectError(RejectCode.VIDEO_UNREADABLE, f"{demuxer} video: {error}") from None
+        raise _no_memory(error) from None
     return container
 
 

@@ -1,9 +1,8 @@
-"""What a file says of itself that would cost too much to believe: judged from its bytes, before any decoder has them.
+"""What a picture claims that would cost too much to believe: judged from its bytes, before any decoder has them.
 
-In: the bytes of one file and the limits. Out: nothing. Refused with RejectError: JPEGs of hundreds of scans or a
-thousand segments, or with too much metadata, and TIFFs of millions of numbers in a tag (IMAGE_TOO_LARGE), MP4s of a
-million boxes, or that list more samples than packets are allowed (VIDEO_TOO_LONG). Whatever cannot be followed here is
-left to the decoder, which has limits of its own.
+In: the bytes of one picture and the limits. Out: nothing. Refused with RejectError (IMAGE_TOO_LARGE): JPEGs of
+hundreds of scans or a thousand segments, or with too much metadata, and TIFFs of millions of numbers in a tag. Whatever
+cannot be followed here is left to the decoder, which has limits of its own. `decode.mp4` is the same for videos.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from pipeline.config import DecodeConfig
 from pipeline.errors import RejectCode, RejectError
 
-__all__ = ["DEFAULT_LIMITS", "check_jpeg", "check_mp4", "check_tiff"]
+__all__ = ["DEFAULT_LIMITS", "check_jpeg", "check_tiff"]
 
 DEFAULT_LIMITS = DecodeConfig()
 
@@ -43,15 +41,6 @@ _TIFF_VALUE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 1
 
 _NUMBER_BYTES = 32
 """What a number of a tag takes once it is one of Python's."""
-
-MAX_MP4_BOXES = 1_000_000
-"""An hour and a half in fragments of one frame each, at 30 a second and six boxes a fragment. Looking at so many takes
-about a second."""
-
-MAX_MP4_DEPTH = 10
-"""Sample tables lie five deep (ISO/IEC 14496-12, table 1), and FFmpeg looks no deeper than this."""
-
-_MP4_PARENTS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"})
 
 
 def check_jpeg(data: bytes, limits: DecodeConfig) -> None:
@@ -124,59 +113,3 @@ def _tiff_entries(data: bytes) -> Iterator[tuple[int, int, int]]:
         yield from entry.iter_unpack(memoryview(data)[first : first + max(0, fitting) * entry.size])
     except (struct.error, OverflowError):
         return
-
-
-def check_mp4(data: bytes, limits: DecodeConfig) -> None:
-    """Refuse an MP4 that lists more samples of a track than `max_packets` without a table of them.
-
-    Where all samples have one size, their number takes four bytes whatever it is, and FFmpeg makes an entry of each.
-    Sound in PCM, each of whose samples counts as one, is read in chunks.
-    """
-    fragments, tracks = 0, [_Track()]
-    for number, (kind, body) in enumerate(_boxes(memoryview(data))):
-        if number >= MAX_MP4_BOXES:
-            raise RejectError(RejectCode.VIDEO_TOO_LONG, f"the file has more than {MAX_MP4_BOXES} boxes")
-        if kind == b"trak":
-            tracks.append(_Track())
-        elif kind == b"stsz" and len(body) >= 12 and body[4:8] != bytes(4):
-            tracks[-1].of_one_size = max(tracks[-1].of_one_size, int.from_bytes(body[8:12], "big"))
-        elif kind == b"stts" and len(body) >= 16:
-            # How many runs, and of the first one how many samples and how long each.
-            tracks[-1].steps = (int.from_bytes(body[4:8], "big"), int.from_bytes(body[12:16], "big"))
-        elif kind == b"trun" and len(body) >= 8:
-            fragments += int.from_bytes(body[4:8], "big")
-    samples = max(fragments, *(track.listed for track in tracks))
-    if samples > limits.max_packets:
-        raise RejectError(RejectCode.VIDEO_TOO_LONG, f"the file lists {samples} samples of a track")
-
-
-@dataclass(slots=True)
-class _Track:
-    """What a track's boxes say. `steps`: how many runs of equally long samples, and how long the first run's are."""
-
-    of_one_size: int = 0
-    steps: tuple[int, int] = (0, 0)
-
-    @property
-    def listed(self) -> int:
-        """How many samples of one size it lists; 0 where it is PCM, or has a table, which takes room in the file."""
-        return 0 if self.steps == (1, 1) else self.of_one_size
-
-
-def _boxes(data: memoryview, depth: int = 0) -> Iterator[tuple[bytes, memoryview]]:
-    """Every box of `data` that may hold a sample table, with those inside it; a damaged size ends its list."""
-    at = 0
-    while at + 8 <= len(data):
-        size, kind = int.from_bytes(data[at : at + 4], "big"), bytes(data[at + 4 : at + 8])
-        header = 8
-        if size == 1:
-            size, header = int.from_bytes(data[at + 8 : at + 16], "big"), 16
-        elif size == 0:
-            size = len(data) - at
-        if size < header:
-            return
-        body = data[at + header : at + size]
-        yield kind, body
-        if kind in _MP4_PARENTS and depth < MAX_MP4_DEPTH:
-            yield from _boxes(body, depth + 1)
-        at += size

@@ -36,7 +36,7 @@ def translated(code: RejectCode, what: str, damage: tuple[type[Exception], ...] 
     """Turn an exception of `damage` into `RejectError(code)` whose detail names `what`; rejects pass as they are."""
     try:
         yield
-    except RejectError:
-        raise
+    except (RejectError, MemoryError):
+        raise  # PyAV's own MemoryError is an OSError too
     except damage as error:
         raise RejectError(code, f"{what}: {type(error).__name__}: {error}") from None

@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.config import DecodeConfig
 from pipeline.decode.image import decode_image, image_size
-from pipeline.decode.limits import MAX_JPEG_SCANS, check_mp4
+from pipeline.decode.limits import MAX_JPEG_SCANS
+from pipeline.decode.mp4 import check_mp4
 from pipeline.decode.video import probe_video
 from pipeline.errors import RejectCode, RejectError
 from tests.fixtures.media import clip, encode_image, encode_video, photo
@@ -116,7 +117,7 @@ def test_boxes_within_boxes_are_followed_as_deep_as_ffmpeg_follows_them() -> Non
 
 
 def test_a_file_of_too_many_boxes_is_refused_before_ffmpeg_lists_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.decode.limits.MAX_MP4_BOXES", 1000)  # a million take seconds
+    monkeypatch.setattr("pipeline.decode.mp4.MAX_BOXES", 1000)  # a million take seconds
     box = struct.pack(">I", 8) + b"free"
     with pytest.raises(RejectError) as caught:
         check_mp4(box * 1001, DecodeConfig())
