@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import reduction
 from typing import Any, TypeVar
 
-__all__ = ["SLOT_BYTES", "Arena", "Packed", "Shared"]
+__all__ = ["SLOT_BYTES", "Arena", "Packed", "Shared", "arena_of"]
 
 Answer = TypeVar("Answer")
 
@@ -58,8 +58,6 @@ class Shared:
 class Arena:
     """The owner's end: `slots` slots, each of which one answer may use at a time. It goes when nothing refers to it."""
 
-    IS_POSSIBLE = hasattr(os, "memfd_create")
-
     def __init__(self, slots: int) -> None:
         self._file = os.memfd_create("lakevec-pixels", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, self._file)
@@ -87,6 +85,14 @@ class Arena:
     def __reduce__(self) -> tuple[Callable[..., Shared], tuple[object, int]]:
         """In a child that is being started: a `Shared`."""
         return _mapped, (reduction.DupFd(self._file), self._size)
+
+
+def arena_of(slots: int) -> Arena | None:
+    """An arena, or None where this system or its limits do not permit one."""
+    try:
+        return Arena(slots) if hasattr(os, "memfd_create") else None
+    except OSError:
+        return None
 
 
 def _mapped(file: Any, size: int) -> Shared:  # noqa: ANN401 - multiprocessing's own

@@ -12,13 +12,14 @@ import time
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from pebble import ProcessExpired, ProcessPool
 
 from pipeline.config import DecodeConfig
-from pipeline.decode_arena import Arena, Packed
+from pipeline.decode_arena import Arena, Packed, arena_of
 from pipeline.decode_child import ChildFacts, Equip, Refusal, child_facts, read, start
 from pipeline.decode_launch import LaunchContext
 from pipeline.errors import LakevecError, RejectCode, RejectError
@@ -49,6 +50,7 @@ class Ticket:
     future: Future[ReadMedia | Refusal | Packed] | None
     pool: ProcessPool
     slot: int | None
+    is_spent: bool = False
 
 
 class DecodePool:
@@ -63,7 +65,7 @@ class DecodePool:
         self._processes = processes
         self._context = LaunchContext()
         self._pool: ProcessPool | None = None
-        self._arena = Arena(SLOTS * processes) if Arena.IS_POSSIBLE else None
+        self._arena = arena_of(SLOTS * processes)
         self._lock = threading.Lock()
         self._is_proven = False
 
@@ -97,13 +99,18 @@ class DecodePool:
         return self._sent(job, self._started(), self._arena.take() if self._arena else None)
 
     def result(self, ticket: Ticket) -> ReadMedia:
-        """What became of the job; to be asked once. Raises RejectError."""
-        answer = self._answer(ticket)
-        if isinstance(answer, _Lost) and answer.pool_is_lost:
-            self._forget(ticket.pool)
-        if self._arena and ticket.slot is not None:
-            # Whoever wrote there has answered, or is dead: a child is killed before its job counts as lost.
-            self._arena.give(ticket.slot)
+        """What became of the job. Raises RejectError, and ValueError where that was asked before."""
+        if ticket.is_spent:
+            raise ValueError("a ticket is good for one answer")
+        ticket.is_spent = True
+        try:
+            answer = self._answer(ticket)
+            if isinstance(answer, _Lost) and answer.pool_is_lost:
+                self._forget(ticket.pool)
+        finally:
+            if self._arena and ticket.slot is not None:
+                # Whoever wrote there has answered, or is dead: a child is killed before its job counts as lost.
+                self._arena.give(ticket.slot)
         if isinstance(answer, _Lost) or (isinstance(answer, Refusal) and answer.code is RejectCode.DECODE_MEMORY):
             # Whatever came before it in its child is no excuse the second time.
             answer = self._alone(ticket.job)
@@ -112,6 +119,17 @@ class DecodePool:
         if isinstance(answer, _Lost):
             raise RejectError(answer.code, answer.detail(self._limits))
         return answer
+
+    def abandon(self, ticket: Ticket) -> None:
+        """Do without what becomes of the job; its child finishes it all the same."""
+        ticket.is_spent = True
+        if ticket.future is not None:
+            ticket.future.add_done_callback(partial(self._take_back, ticket))
+
+    def _take_back(self, ticket: Ticket, future: Future[Any]) -> None:
+        # Where there is no answer, whoever should have given it may be writing still.
+        if self._arena and ticket.slot is not None and not future.cancelled() and future.exception() is None:
+            self._arena.give(ticket.slot)
 
     def _prove(self) -> None:
         """Where no child ever starts, that is the machine's fault and not one item's after another."""

@@ -70,12 +70,17 @@ class Preparation:
     ) -> Iterator[tuple[Key, Made | RejectError]]:
         """Each of `items` (under its key, with its maker) prepared or rejected, in order."""
         waiting: deque[_Waiting[Key, Made]] = deque()
-        for key, got, maker in items:
-            waiting.append(self._begun(key, got, maker))
-            while len(waiting) > AHEAD_ITEMS or sum(one.n_bytes for one in waiting) > AHEAD_BYTES:
+        try:
+            for key, got, maker in items:
+                waiting.append(self._begun(key, got, maker))
+                while len(waiting) > AHEAD_ITEMS or sum(one.n_bytes for one in waiting) > AHEAD_BYTES:
+                    yield self._done(waiting.popleft())
+            while waiting:
                 yield self._done(waiting.popleft())
-        while waiting:
-            yield self._done(waiting.popleft())
+        finally:
+            for one in waiting:
+                if one.ticket is not None:
+                    self._pool.abandon(one.ticket)
 
     def _begun(self, key: Key, got: LoadedItem | RejectError, maker: Maker[Made]) -> _Waiting[Key, Made]:
         if isinstance(got, RejectError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 from collections.abc import Iterator
@@ -17,8 +18,12 @@ from pipeline.decode_child import equip_drafter
 from pipeline.decode_pool import SLOTS, DecodePool, Ticket
 from pipeline.errors import RejectCode, RejectError
 from pipeline.media_job import MediaJob
-from pipeline.types import LoadedMedia, MediaKind
+from pipeline.preparation import Preparation
+from pipeline.prepare import Preparer
+from pipeline.tokenizer import PromptTokenizer
+from pipeline.types import LoadedItem, LoadedMedia, MediaKind
 from tests.fixtures.media import clip, encode_image, encode_video, photo
+from tests.fixtures.tokenizer import cached_tokenizer
 
 INPUTS, LIMITS = InputsConfig(), DecodeConfig()
 
@@ -91,6 +96,40 @@ def test_slots_come_back_from_rejects_and_from_the_dead(pictures: list[bytes]) -
         assert all(came_by_slot(ticket) for ticket in tickets)
         for ticket in tickets:
             pool.result(ticket)
+
+
+def test_slots_come_back_from_what_nobody_asks_for(pool: DecodePool, pictures: list[bytes]) -> None:
+    preparer = Preparer(PromptTokenizer(cached_tokenizer()), INPUTS)
+    for _ in range(2 * SLOTS):
+        items = [LoadedItem("a", (), (LoadedMedia(MediaKind.IMAGE, (data,)),)) for data in pictures[:4]]
+        made = Preparation(pool).many((n, item, preparer) for n, item in enumerate(items))
+        assert next(made)[0] == 0
+        made.close()
+    pool.check().result(60)  # behind all that was left
+    tickets = [pool.submit(job(data)) for data in pictures[:SLOTS]]
+    assert all(came_by_slot(ticket) for ticket in tickets)
+    for ticket in tickets:
+        pool.result(ticket)
+
+
+def test_a_ticket_is_good_for_one_answer(pool: DecodePool, pictures: list[bytes]) -> None:
+    ticket = pool.submit(job(pictures[0]))
+    pool.result(ticket)
+    with pytest.raises(ValueError, match="one answer"):
+        pool.result(ticket)
+
+
+def test_without_shared_memory_pixels_come_through_the_pipe(
+    pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(errno.EFBIG, "File too large")  # as under a limit on the size of files
+
+    monkeypatch.setattr(os, "ftruncate", refused)
+    with DecodePool(partial(equip_drafter, INPUTS, LIMITS), LIMITS) as pool:
+        ticket = pool.submit(job(pictures[0]))
+        assert not came_by_slot(ticket)
+        assert np.array_equal(frames(pool, ticket)[0], here(pictures[0])[0])
 
 
 def test_the_memory_goes_with_the_pool(pictures: list[bytes]) -> None:
