@@ -58,8 +58,9 @@ def without_lookalikes(text: str) -> str:
     plain = _QUERY.sub("?…", _WEB_QUERY.sub(_without_query, plain))
     plain = _SHARED_ACCESS.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", plain))
     plain = _NAMED.sub(rf"\1{HIDDEN}", plain)
-    plain = _without_pairs(_BEARER.sub(rf"\1{HIDDEN}", plain))
-    return _SHAPES.sub(HIDDEN, _WEB_TOKENS.sub(_without_token, plain))
+    # Before pairs, of which a token's beginning could be taken for one.
+    plain = _SHAPES.sub(HIDDEN, _WEB_TOKENS.sub(_without_token, plain))
+    return _without_pairs(_BEARER.sub(rf"\1{HIDDEN}", plain))
 
 
 def _without_query(url: re.Match[str]) -> str:
