@@ -79,7 +79,9 @@ def _work(calls: _Calls, idle: threading.Semaphore) -> None:
 def _end(calls: _Calls) -> None:
     try:
         while (call := calls.get_nowait()) is not None:
+            # Cancelled alone, a future still has `concurrent.futures.wait` and `as_completed` wait for it.
             call.future.cancel()
+            call.future.set_running_or_notify_cancel()
     except Empty:
         pass
     calls.put(None)

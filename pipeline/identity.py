@@ -57,9 +57,8 @@ def is_content(identity: Identity) -> bool:
 class Identifier:
     """Finds identities under the policy of `fetcher`; `mode` is `inputs.identity`. Use as a context.
 
-    A refusal that only the config decides (scheme, folder, size) is part of the identity: an item that was
-    rejected for it counts as changed once the config allows it. Leaving
-    the context by an error ends the fetcher's reads.
+    A refusal that only the config decides (scheme, folder, size) is part of the identity: an item that was rejected for
+    it counts as changed once the config allows it. Leaving the context by an error ends the fetcher's reads.
     """
 
     def __init__(self, fetcher: Fetcher, mode: IdentityMode) -> None:

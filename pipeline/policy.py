@@ -22,7 +22,7 @@ from pipeline.local_files import LocalFile
 from pipeline.manifest.location import scheme_of
 from pipeline.patience import Patience
 from pipeline.redaction import remember_options
-from pipeline.userinfo import carries_userinfo
+from pipeline.userinfo import carries_userinfo, put_elsewhere
 from pipeline.web.rules import WEB_SCHEMES, WebRules
 
 __all__ = ["FetchPolicy"]
@@ -95,7 +95,7 @@ class FetchPolicy:
             raise _not_allowed("the URI holds control characters")
         authority = _AUTHORITY.match(uri)
         if carries_userinfo(uri):
-            raise _not_allowed("the URI carries credentials; put them under fetch.storage_options")
+            raise _not_allowed(f"the URI carries credentials; {put_elsewhere(uri)}")
         if scheme == "file" and authority:
             raise _not_allowed("the file URI names another host")
         if scheme in WEB_SCHEMES:

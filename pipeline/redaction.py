@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar, cast
 from urllib.parse import quote, quote_plus, unquote
 
-from pipeline.secret_names import NAMED_IN_TEXT, is_secret_option, is_secret_variable
+from pipeline.secret_names import is_secret_option, is_secret_variable
+from pipeline.secret_shapes import HIDDEN, without_lookalikes
 from pipeline.userinfo import userinfos, without_userinfo
 
 __all__ = [
@@ -34,18 +35,19 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
-HIDDEN = "<hidden>"
-
 OPEN_OPTIONS = frozenset(
     {
-        "account_name", "addressing_style", "anon", "client_kwargs", "config_kwargs", "connect_timeout",
-        "default_block_size", "default_cache_type", "endpoint_url", "max_attempts", "max_concurrency",
-        "max_pool_connections", "mode", "profile", "project", "read_timeout", "region_name", "request_payer",
-        "requester_pays", "retries", "s3", "signature_version", "skip_instance_cache", "use_listings_cache",
-        "use_ssl", "verify", "version_aware",
+        "account_name", "addressing_style", "anon", "auth_provider_x509_cert_url", "auth_uri", "client_email",
+        "client_id", "client_kwargs", "client_x509_cert_url", "config_kwargs", "connect_timeout",
+        "default_block_size", "default_cache_type", "endpoint", "endpoint_url", "max_attempts", "max_concurrency",
+        "max_pool_connections", "mode", "profile", "project", "project_id", "quota_project_id", "read_timeout",
+        "region", "region_name", "request_payer", "requester_pays", "retries", "s3", "signature_version",
+        "skip_instance_cache", "token_uri", "type", "universe_domain", "use_listings_cache", "use_ssl", "verify",
+        "version_aware",
     }
 )  # fmt: skip
-"""Keys of fsspec options whose values may be shown. What is not listed is taken for a secret, drivers' new keys too."""
+"""Keys of fsspec options, and of the accounts in them, whose values may be shown. What is not listed is taken for a
+secret, drivers' new keys too."""
 
 LONGEST_CHARS = 100_000
 """Of a longer text the middle is left out: no log or error needs it."""
@@ -60,31 +62,11 @@ nothing. The longest there are, keys of service accounts and web tokens, have a 
 MIN_KNOWN_CHARS = 6
 """A shorter value is no secret, and taking it out would punch holes into every text."""
 
+_MIN_LINE_CHARS = 8
+"""Of a value of several lines a shorter one, or one that only opens what follows, may stand in any text."""
+
+_PEM = "-----"
 _WORD = re.compile(r"[A-Za-z]{1,15}|[a-z-]{1,15}")
-
-# Each of these passes over a text once, whatever it holds: none begins anew within what it has looked at.
-_WEB_QUERY = re.compile(r"(?i)(\bhttps?://[^\s'\"<>?#]*+)(?:[?#][^\s'\"<>]*+)?")
-_QUERY = re.compile(r"\?[^\s'\"?=]*=[^\s'\"]*")
-_NAMED = re.compile(
-    rf"(?i)((?<![a-z0-9]){NAMED_IN_TEXT}['\"]?(?:\s*+[=:]\s*+|%3D)['\"]?)"
-    r"([^\s'\"&,;}<>%)]{6,}(?:%[^\s'\"&,;}<>)]*)?)"
-)
-_SHARED_ACCESS = re.compile(r"(?i)(\bSharedAccessSignature['\"]?\s*+[=:]\s*+['\"]?)[^\s'\"<>;]+")
-"""Of a connection string of Azure: a whole query, up to the semicolon."""
-
-_HEADER = re.compile(r"(?i)(\bauthorization['\"]?\s*+[:=]\s*+b?['\"]?)[^\r\n'\"}]+")
-_BEARER = re.compile(r"(?i)(\bbearer(?:\s++|%20))[A-Za-z0-9._~+/=-]{12,}")
-_BASIC = re.compile(r"\b(?i:basic)(?:\s++|%20)")
-_PAIR = re.compile(r"([A-Za-z0-9+/_-]{4,})(?:={1,2}|(?:%3[Dd]){1,2})?")
-_PLAIN_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-_SHAPES = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b|\bhf_[A-Za-z0-9]{16,}|\bgh[pousr]_[A-Za-z0-9]{20,}")
-"""AWS key ids, Hugging Face and GitHub tokens."""
-
-_WEB_TOKENS = re.compile(r"\beyJ[\w.-]*+")
-"""Where a JSON web token may be: its parts stand between dots, and the first two begin as JSON in base64."""
-
-_TOKEN_HEAD = re.compile(r"\beyJ[\w-]{8}")
-_MIN_CLAIMS_CHARS = 8
 
 
 class _Known:
@@ -96,7 +78,8 @@ class _Known:
         self._pattern: re.Pattern[str] | None = None
 
     def add(self, values: Iterable[str]) -> None:
-        new = {form for value in values if len(value) >= MIN_KNOWN_CHARS for form in _forms(value)} - self._values
+        told = [each for value in values for each in (value, *_lines(value))]
+        new = {form for value in told if len(value) >= MIN_KNOWN_CHARS for form in _forms(value)} - self._values
         if new:
             self._values |= new
             # The longest first: of two secrets one may begin with the other.
@@ -134,41 +117,7 @@ def redact(text: str) -> str:
 
 
 def _redacted(text: str) -> str:
-    plain = _known.hide(without_userinfo(text))
-    plain = _QUERY.sub("?…", _WEB_QUERY.sub(_without_query, plain))
-    plain = _SHARED_ACCESS.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", plain))
-    plain = _NAMED.sub(rf"\1{HIDDEN}", plain)
-    plain = _without_pairs(_BEARER.sub(rf"\1{HIDDEN}", plain))
-    return _SHAPES.sub(HIDDEN, _WEB_TOKENS.sub(_without_token, plain))
-
-
-def _without_query(url: re.Match[str]) -> str:
-    return url[0] if len(url[0]) == len(url[1]) else f"{url[1]}?…"
-
-
-def _without_pairs(text: str) -> str:
-    """`text` without what follows `Basic ` and is `user:password` in base64; `basic information` stays."""
-    kept, at = [], 0
-    for basic in _BASIC.finditer(text):
-        found = _PAIR.match(text, basic.end())
-        if found is not None and basic.end() >= at and _is_pair(found[1]):
-            kept += [text[at : basic.end()], HIDDEN]
-            at = found.end()
-    return "".join([*kept, text[at:]])
-
-
-def _is_pair(code: str) -> bool:
-    if _PLAIN_WORD.fullmatch(code) or len(code) % 4 == 1:
-        return False
-    return b":" in base64.b64decode(code.replace("-", "+").replace("_", "/") + "=" * (-len(code) % 4))
-
-
-def _without_token(run: re.Match[str]) -> str:
-    parts = run[0].split(".")
-    for head, claims, _ in zip(parts, parts[1:], parts[2:], strict=False):
-        if len(claims) >= _MIN_CLAIMS_CHARS and _TOKEN_HEAD.search(head):
-            return HIDDEN
-    return run[0]
+    return without_lookalikes(_known.hide(without_userinfo(text)))
 
 
 def remember_options(options: object) -> None:
@@ -254,16 +203,25 @@ def _shown(value: object) -> object:
     return redact(value) if isinstance(value, str) else value
 
 
+def _lines(value: str) -> Iterator[str]:
+    # Of a key of several lines each is one, and whoever logs by the line tells them one by one.
+    inside = value.replace("\\n", "\n") if _PEM in value else value
+    for line in map(str.strip, inside.splitlines() if "\n" in inside else ()):
+        if len(line) >= _MIN_LINE_CHARS and not line.startswith(_PEM) and not line.endswith((":", "{", "[")):
+            yield line
+
+
 def _forms(value: str) -> Iterator[str]:
     # As it is, as URIs and JSON spell it, and as Basic authorization would, whose base64 is of `user:password`.
     yield value
-    yield quote(value, safe="")
-    yield quote(value)
-    yield quote_plus(value)
+    # A variable may hold bytes that are no text, which no URI spells; it is then found as it is.
+    yield quote(value, safe="", errors="replace")
+    yield quote(value, errors="replace")
+    yield quote_plus(value, errors="replace")
     yield json.dumps(value)[1:-1]
     yield repr(value)[1:-1]
     if ":" in value:
-        yield base64.b64encode(value.encode()).decode()
+        yield base64.b64encode(value.encode(errors="replace")).decode()
 
 
 def _found_by(value: str) -> str:

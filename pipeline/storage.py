@@ -25,7 +25,7 @@ from pipeline.errors import ConfigError
 from pipeline.redaction import remember_options
 from pipeline.speech import guard_process
 from pipeline.storage_errors import is_transient, may_exist, retrying
-from pipeline.userinfo import carries_userinfo
+from pipeline.userinfo import carries_userinfo, put_elsewhere
 
 __all__ = ["Store", "Stored", "open_store", "resolve"]
 
@@ -59,7 +59,7 @@ def resolve(
     processes write to the same folders. Raises ConfigError for credentials in the URI or an unknown scheme.
     """
     if carries_userinfo(path_or_uri):
-        raise ConfigError("a URI must not carry credentials; put them under fetch.storage_options")
+        raise ConfigError(f"a URI must not carry credentials; {put_elsewhere(path_or_uri)}")
     remember_options(storage_options)
     scheme, separator, _ = path_or_uri.partition("://")
     scheme = scheme.lower() if separator else "file"

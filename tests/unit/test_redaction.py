@@ -68,6 +68,33 @@ LOOKS_LIKE_ONE = {
     "basic without padding": ("{'auth': 'basic cmVhZGVyOmRlYWRiZQ'}", "cmVhZGVyOmRlYWRiZQ"),
     "basic encoded": ("h=Basic%20cmVhZGVyOmRlYWRiZQ%3D%3D", "cmVhZGVyOmRlYWRiZQ"),
     "basic in latin-1": (f"Basic {base64.b64encode('ü:dead'.encode('latin-1')).decode()}", "OmRlYWQ"),
+    "password of a program": ("PGPASSWORD=deadbeefdeadbeef psql", "deadbeef"),
+    "secret": ("secret=deadbeefdeadbeef", "deadbeef"),
+    "secret of an option": ("--set fetch.storage_options.s3.secret=deadbeefdeadbeef", "deadbeef"),
+    "secret in JSON": ('{"secret": "deadbeefdeadbeef"}', "deadbeef"),
+    "header of a token": ("x-auth-token: deadbeefdeadbeef", "deadbeef"),
+    "header of the proxy": ("Proxy-Authorization: Digest deadbeef", "deadbeef"),
+    "header in bytes": ("{b'authorization': b'deadbeef'}", "deadbeef"),
+    "cookie": ("GET / with Cookie: a=1; session=deadbeef", "deadbeef"),
+    "cookie that is set": ("{'Set-Cookie': 'a=deadbeef; Path=/'}", "deadbeef"),
+    "JSON in JSON": (r'{"body": "{\"password\": \"deadbeefdeadbeef\"}"}', "deadbeef"),
+    "JSON in JSON in JSON": (r"{\\\"password\\\": \\\"deadbeefdeadbeef\\\"}", "deadbeef"),
+    "userinfo without a user": ("redis://:dead/beef/dead@h:6379/0", "beef"),
+    "private key": (f"-----BEGIN PRIVATE KEY-----\n{'deadbeef' * 8}\nbeef\n-----END PRIVATE KEY-----\n", "beef"),
+    "private key of a kind": (
+        f"'-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n{'deadbeef' * 8}\n-----END RSA PRIVATE KEY-----'",
+        "beef",
+    ),
+    "private key in JSON": (
+        rf"-----BEGIN PRIVATE KEY-----\n{'deadbeef' * 8}\nbeef\n-----END PRIVATE KEY-----\n",
+        "beef",
+    ),
+    "private key cut short": (rf"-----BEGIN EC PRIVATE KEY-----\n{'deadbeef' * 8}\n{'deadbeef' * 4}", "beef"),
+    "gitlab": ("glpat-deadbeefdeadbeefdead", "deadbeef"),
+    "github, fine-grained": ("github_pat_deadbeefdeadbeefdead_deadbeef", "deadbeef"),
+    "slack": ("xoxb-123456789012-deadbeef and xoxp-123456789012-deadbeef", "deadbeef"),
+    "openai": ("sk-proj-deadbeef_deadbeef-deadbeef", "deadbeef"),
+    "google": ("AIzadeadbeefdeadbeefdeadbeefdeadbeefdea", "deadbeef"),
     "azure": ("BlobEndpoint=https://a/;AccountName=a;account_key=deadbeefdeadbeef==", "deadbeef"),
 }
 
@@ -93,11 +120,64 @@ def test_what_looks_like_a_secret(name: str) -> None:
         "s3://arn:aws:s3:eu-west-1:1:accesspoint/lake/a@b.jpg",
         "basic information, Basic authentication and BASIC usage of basic auth",
         "the signature of f differs; password: short; a design: modern-one",
+        "expected -----BEGIN PRIVATE KEY----- in the file, found -----BEGIN CERTIFICATE-----\nMIIC",
+        "the secret of cookies: none; SECRET_NAME=production, glpat-short, sk-learn-is-a-library-of-note",
         "eyJhbGciOiJIUzI1NiJ9 is only a part, as eyJ.x",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "Basic", "AWS4-HMAC-SHA256"])
+def test_a_header_is_hidden_whole(scheme: str) -> None:
+    assert redact(f"Authorization: {scheme} deadbeefdeadbeef") == f"Authorization: {HIDDEN}"
+    assert redact(f"{{b'authorization': b'{scheme} x'}}") == f"{{b'authorization': b'{HIDDEN}'}}"
+
+
+ACCOUNT = {
+    "type": "service_account",
+    "project_id": "my-lake-project",
+    "private_key": f"-----BEGIN PRIVATE KEY-----\n{'deadbeef' * 8}\n{'beefdead' * 8}\n-----END PRIVATE KEY-----\n",
+    "client_email": "lake@my-lake-project.iam.gserviceaccount.com",
+    "token_uri": "https://oauth2.googleapis.com/token",
+}
+
+
+def test_what_an_account_says_beside_its_key_stays() -> None:
+    options = {"gs": {"token": ACCOUNT}, "s3": {"region": "eu-central-1", "endpoint": "minio.lake.internal"}}
+    remember_options(options)
+    harmless = (
+        "lake@my-lake-project.iam.gserviceaccount.com, a service_account of my-lake-project, "
+        "got 403 from https://oauth2.googleapis.com/token; minio.lake.internal in eu-central-1 is down"
+    )
+    assert redact(harmless) == harmless
+    shown = str({scheme: shown_options(each) for scheme, each in options.items()})
+    assert "my-lake-project" in shown
+    assert "minio.lake.internal" in shown
+    assert "beef" not in shown
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", r"\n"])
+def test_each_line_of_a_known_secret_is_one(newline: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = ACCOUNT["private_key"].replace("\n", newline)
+    monkeypatch.setenv("LAKE_PRIVATE_KEY", key)
+    assert redact(f"line 2: {'beefdead' * 8}") == f"line 2: {HIDDEN}"
+    assert redact("no -----BEGIN PRIVATE KEY----- there") == "no -----BEGIN PRIVATE KEY----- there"
+
+
+def test_a_long_text_is_searched_fast_for_the_lines_of_keys() -> None:
+    lines = [base64.b64encode(os.urandom(48)).decode() for _ in range(50)]
+    text = base64.b64encode(os.urandom(75_000)).decode()
+
+    def seconds() -> float:
+        started = time.process_time()
+        redact(text)
+        return time.process_time() - started
+
+    remember_options({"sftp": {"pkey": "\n".join(lines)}})
+    assert lines[7] not in redact(f"{text}{lines[7]}{text}")
+    assert min(seconds() for _ in range(3)) < 0.3
 
 
 SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=8, max_size=40)
@@ -114,7 +194,7 @@ def test_a_known_secret_is_found_however_it_is_spelt(secret: str, before: str, a
 PIECES = [
     "Basic ", "basic%20", "Bearer ", "Authorization: ", "password=", "AccountKey=", "sig=", "eyJ", "://",
     "a:b@", "/", "?", "=", "\u017f\u017f\u017f\u017f", "\u212a\u212a", "\u0661\u0662", "\udc80", "\0", "%3D",
-    "YTpi", "_-_-", "+-/_", "'", " ", ".", "\n", "hf_", "AKIA",
+    "YTpj", "_-_-", "+-/_", "'", " ", ".", "\n", "hf_", "AKIA",
 ]  # fmt: skip
 
 
@@ -177,9 +257,17 @@ def test_the_environment_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_SERVICE_TOKEN", "fromtheenvironment1")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/home/me/.aws/credentials")
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "falsefalse")
+    for name in ("SECRET_NAME", "TOKEN_TYPE", "CREDENTIALS_PROVIDER", "LAKE_SECRET_NAMESPACE", "PASSWORD_POLICY"):
+        monkeypatch.setenv(name, "production")
+    assert redact("s3://production/lake") == "s3://production/lake"
     assert redact("x fromtheenvironment1 falsefalse /home/me/.aws/credentials") == (
         f"x {HIDDEN} falsefalse /home/me/.aws/credentials"
     )
+
+
+def test_a_variable_that_is_no_text_is_known_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "dead:\udcffbeef")
+    assert redact("x dead:\udcffbeef") == f"x {HIDDEN}"
 
 
 def test_nothing_that_travels_shows_its_options() -> None:
@@ -251,6 +339,7 @@ def test_basic_authorization_of_a_known_pair() -> None:
 BEGINNINGS = [
     "?", "http://", "eyJ-", "eyJ.", "://", "://a:", "://a:/", "a@", "s3://a:b/", "s3://a:b@", "http://a?", "?a=", "%3D",
     "password", "password ", "password=%", "basic ", "bearer ", "basic", "authorization:", "authorization ", "hf_",
+    "-----BEGIN PRIVATE KEY-----a", "-----BEGIN", "cookie:", "password\\", "\\", "://:/", "@2x.png",
     "SharedAccessSignature", "SharedAccessSignature=", "AKIA", "ghp_", "X-Amz-Signature=", " ", "'",
 ]  # fmt: skip
 

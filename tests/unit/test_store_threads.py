@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import subprocess
 import sys
@@ -123,3 +124,16 @@ def test_calls_wait_for_a_thread_and_are_dropped_at_the_end() -> None:
     assert all(each.result(10) for each in under_way)
     with pytest.raises(RuntimeError, match="after the end"):
         two.submit(int)
+
+
+def test_whoever_waits_for_a_call_that_is_cancelled_is_told() -> None:
+    release = threading.Event()
+    pool = DaemonThreads(1, "told")
+    first = pool.submit(release.wait, 10)
+    assert until(first.running)
+    never = pool.submit(int)
+    pool.shutdown()
+    done, waiting = concurrent.futures.wait([never], timeout=10)
+    release.set()
+    assert (done, waiting) == ({never}, set())
+    assert never.cancelled()

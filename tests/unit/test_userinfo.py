@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,11 +19,13 @@ POLICY = FetchPolicy.of(FetchConfig(schemes=("s3", "https"), hosts=("*",)))
 WITH = [
     "s3://key:secret@bucket/x", "s3://key:sec/ret@bucket/x", "s3://key:/secret@bucket/x", "s3://key:a/b/c+d=@bucket",
     "s3://key:se@c/ret@bucket/x", "s3://token@bucket/x", "https://user:pa/ss@example.com/x", "s3://key:sec/ret@",
-    "s3://key:sec/ret@bucket/a b 'c'",
+    "s3://key:sec/ret@bucket/a b 'c'", "s3://:pa/ss@bucket/0", "s3://:pa/ss/ret@bucket", "https://user:pa/ss@2x.com/x",
+    "s3://key:sec/re@2x.png/ret@bucket/x", "https://user:ret@2x.png",
 ]  # fmt: skip
 WITHOUT = [
     "s3://bucket/a@b.jpg", "s3://bucket/a:b/c@d.jpg", "https://example.com:443/a@b", "https://example.com/a:b@c",
     "s3://arn:aws:s3:eu-west-1:1:accesspoint/lake/a@b", "s3://bucket/u:p@x/y", "file:///a:b/c@d", "a/b:c@d", "",
+    "s3://my-bucket:v2/file@2x.png", "s3://bucket/file@2x.png", "hdfs://:9000/a@b",
     "https://[2606:4700:4700::1111]/a@b", "https://[2606:4700:4700::1111]:443/a@b",
 ]  # fmt: skip
 
@@ -46,6 +50,24 @@ def test_what_has_an_at_elsewhere_is_as_it_was(uri: str) -> None:
     assert list(userinfos(uri)) == []
     if uri.startswith(("s3:", "https:")):
         POLICY.check(uri)
+
+
+@pytest.mark.parametrize("name", ["img@2x.png", "a/img@3x.jpeg", "10@1x.webp"])
+def test_an_image_for_finer_screens_ends_no_password(name: str) -> None:
+    told = without_userinfo(f"no s3://key:sec/ret@bucket/{name}: 404, s3://b/{name}")
+    assert told == f"no s3://bucket/{name}: 404, s3://b/{name}"
+
+
+@pytest.mark.parametrize("scheme", ["abfs", "abfss"])
+def test_the_spelling_of_azures_containers_that_works_is_named(scheme: str) -> None:
+    uri = f"{scheme}://lake@account.dfs.core.windows.net/a.jpg"
+    policy = replace(POLICY, schemes=frozenset({scheme}))  # its driver is no dependency
+    for refuse in (policy.check, lambda each: resolve(each, {})):
+        with pytest.raises((RejectError, ConfigError)) as refused:
+            refuse(uri)
+        assert f"write {scheme}://<container>/<path>" in str(refused.value)
+        assert f"fetch.storage_options.{scheme}" in str(refused.value)
+    assert policy.check(f"{scheme}://lake/a.jpg") == scheme
 
 
 USERS = st.text("abcXYZ019_.-", min_size=1)
