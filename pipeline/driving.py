@@ -46,16 +46,17 @@ def drive(summary: Summary, body: Body) -> ExitCode:
             exit_code = _told_of_space(body, summary, stop, listen_again)
         except LakevecError as error:
             summary.message = str(error)
-            _leave(summary, error.exit_code)
+            _leave(summary, error.exit_code, stop)
             raise
         except KeyboardInterrupt:
-            _leave(summary, ExitCode.INTERRUPTED)
+            _leave(summary, ExitCode.INTERRUPTED, stop)
             raise
         except Exception as error:
             summary.message = scrub(f"{type(error).__name__}: {error}")
-            _leave(summary, ExitCode.FAILED)
+            _leave(summary, ExitCode.FAILED, stop)
             raise
-    _leave(summary, exit_code)
+        # Still listening: a store that answers nothing would hold the process here as well.
+        _leave(summary, exit_code, stop)
     return exit_code
 
 
@@ -113,7 +114,9 @@ def _told_of_space(body: Body, summary: Summary, stop: StopRequest, listen_again
         raise
 
 
-def _leave(summary: Summary, exit_code: ExitCode) -> None:
+def _leave(summary: Summary, exit_code: ExitCode, stop: StopRequest) -> None:
+    # How the run ended is decided: a signal only sets its last seconds running.
+    stop.patient = True
     try:
         store = open_store(summary.config.output.path, summary.config.fetch.storage_options)
         store = replace(store, deadline_s=SUMMARY_DEADLINE_S)

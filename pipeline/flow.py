@@ -186,7 +186,7 @@ def _chain(run: Run, plan: Plan, pools: Pools, metadata: dict[str, str]) -> Chai
         pools=pools,
         part_items=part_items(plan.counts.to_do),
         window=window,
-        no_progress_s=no_progress_timeout_s(config.fetch, config.decode),
+        no_progress_s=no_progress_timeout_s(config.fetch, config.decode, on_gpu=pools.gpus_per_encoder > 0),
         meter=start_meter(),
     )
 

@@ -24,6 +24,9 @@ LEAVE_S = 27.0
 """From SIGTERM on; SIGKILL follows after 30 s almost everywhere. Time for a drain (`passes.DRAIN_S`) and then for what
 closes a run, in seconds where stores answer. A run may be left anywhere: the next one needs only what is committed."""
 
+SAY_S = 1.0
+"""Enough for a line of log, and within what is left of the 30 s."""
+
 _log = logging.getLogger("lakevec")
 
 
@@ -131,9 +134,18 @@ def listen_for_stop(
 
 
 def _leave(waited_s: float, leave: Callable[[int], object]) -> None:
+    # Whoever logs into a pipe that nobody reads holds the log's lock, and this thread would wait for it.
+    saying = threading.Thread(target=_say, args=(waited_s,), daemon=True)
+    try:
+        saying.start()
+        saying.join(SAY_S)
+    finally:
+        leave(ExitCode.INCOMPLETE)
+
+
+def _say(waited_s: float) -> None:
     _log.warning(
         "told to stop (SIGTERM) %.0f s ago, and something still does not answer: left where it stands, without a "
         "summary; what is committed stays, run again to continue",
         waited_s,
     )
-    leave(ExitCode.INCOMPLETE)

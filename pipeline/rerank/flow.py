@@ -172,7 +172,7 @@ def _chain(run: RerankRun, pools: Pools, to_do: int) -> Chain:
         pools=pools,
         part_items=part_items(to_do),
         window=window,
-        no_progress_s=no_progress_timeout_s(config.fetch, config.decode, sides=2),
+        no_progress_s=no_progress_timeout_s(config.fetch, config.decode, sides=2, on_gpu=pools.gpus_per_encoder > 0),
         meter=start_meter(),
         task_rows=1,
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import ray
+from ray.data import exceptions as data_exceptions
 from ray.exceptions import RayError
 
 from pipeline.errors import LakevecError, scrub
@@ -17,6 +18,7 @@ from pipeline.stages.chain import ReceiptStream, build_chain
 from pipeline.stages.committer import Committer
 from pipeline.stages.losses import Losses, explained, listen_for_losses, no_space
 from pipeline.stages.meter import Reading
+from pipeline.stages.no_progress import no_progress
 from pipeline.stages.reconcile import CRASH_DETAIL, PASS_BLOCKS
 from pipeline.stages.work import Work
 from pipeline.stages.worker_log import WorkerLogReader
@@ -34,6 +36,9 @@ MIN_ERRORED_BLOCKS = 16
 ERRORED_BLOCK_FRACTION = 0.1
 """Blocks and windows of the first pass that may be lost: more than this is no bad file but a bad run. A bad file that
 is found out loses none (`under_way`); ten that are not, in a window each, stay below."""
+
+_NO_PROGRESS = tuple(filter(None, [getattr(data_exceptions, "ExecutionTimeoutError", None)]))
+"""It is no RayError. A Ray that does not have it ends no run for want of progress."""
 
 _log = logging.getLogger("lakevec")
 
@@ -86,6 +91,8 @@ class Passes:
         dataset = build_chain(self.work.chain, self.claim.store, paths, block_items, allowed if first else -1)
         try:
             return self._pull(ReceiptStream(dataset))
+        except _NO_PROGRESS as error:
+            raise no_progress(self.work.chain.no_progress_s, str(error)) from error
         except RayError as error:
             raise explained(error) from error
         finally:

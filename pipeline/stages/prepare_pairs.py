@@ -22,6 +22,7 @@ from pipeline.rerank.pair import RerankHalf
 from pipeline.rerank.prepare import RerankPreparer
 from pipeline.rerank.schema import PAIR_FIELDS
 from pipeline.rerank.window import pack_pairs
+from pipeline.stages.held_halves import HeldHalves
 from pipeline.stages.load_guard import guarded
 from pipeline.stages.meter import is_draining
 from pipeline.stages.preparing import PrepareSettings, set_up
@@ -108,14 +109,13 @@ def pair_windows(
     waited for, if the last one took the window over its age.
     """
     pairs = source.tile.column("pairs")[0].as_py()
-    halves, outflow = _Halves(source, pairs), Outflow(limits, now)
+    halves, outflow = _Halves(source, pairs, HeldHalves(limits.max_bytes)), Outflow(limits, now)
     window, started = _Window(), now()
-    for pair in pairs:
+    for place, pair in enumerate(pairs, start=1):
         window.add(pair, halves, source.preparer)
         if outflow.closes(window.n_bytes, window.n_tokens):
             yield from outflow.send(window.packed(now() - started, outflow.least_bytes))
-            # What this window showed is not held for the next ones: pixels of a whole tile may be gigabytes.
-            halves.forget(but_query=pair["query"])
+            halves.make_room(pairs[place:])
             window, started = _Window(), now()
     if window.pairs:
         yield from outflow.send(window.packed(now() - started, outflow.least_bytes))
@@ -124,13 +124,12 @@ def pair_windows(
 class _Halves:
     """Halves of a tile's pairs, prepared when they are first needed, in whose order files are fetched ahead."""
 
-    def __init__(self, source: PairSource, pairs: list[dict[str, Any]]) -> None:
+    def __init__(self, source: PairSource, pairs: list[dict[str, Any]], held: HeldHalves) -> None:
         self._source = source
+        self._held = held
         tile = source.tile
         self._items = {side: _items(tile, column) for side, column in (("query", "queries"), ("document", "documents"))}
-        wanted = list(dict.fromkeys((side, pair[side]) for pair in pairs for side in ("query", "document")))
-        self._ahead = self._prepared(wanted)
-        self._found: dict[tuple[str, int], RerankHalf | RejectError] = {}
+        self._ahead = self._prepared(list(dict.fromkeys(_sides(pairs))))
         self._seen: set[tuple[str, int]] = set()
 
     def of(self, pair: dict[str, Any]) -> tuple[RerankHalf, RerankHalf]:
@@ -146,17 +145,19 @@ class _Halves:
 
     def _get(self, side: str, place: int) -> RerankHalf | RejectError:
         key = (side, place)
-        if key not in self._found:
-            self._found[key] = self._next(key)
-        return self._found[key]
+        half = self._held.get(key)
+        if half is None:
+            half = self._next(key)
+            self._held.put(key, half)
+        return half
 
-    def forget(self, but_query: int) -> None:
-        """Drop what is prepared, but the query that goes on."""
-        self._found = {key: half for key, half in self._found.items() if key == ("query", but_query)}
+    def make_room(self, coming: list[dict[str, Any]]) -> None:
+        """Between windows: hold no more than may be held, and of that what the pairs `coming` need first."""
+        self._held.make_room(_sides(coming))
 
     def _next(self, key: tuple[str, int]) -> RerankHalf | RejectError:
         if key in self._seen:
-            # Forgotten with an earlier window, and read again: unguarded, since it came through once, and what guards
+            # Dropped after an earlier window, and read again: unguarded, since it came through once, and what guards
             # the tile still counts the next sides as under way.
             return next(self._made([self._side(key)]))[1]
         self._seen.add(key)
@@ -223,6 +224,11 @@ class _Window:
             self.halves.append(half)
             self.n_bytes += window_bytes(half)
         return self.places[key], is_new
+
+
+def _sides(pairs: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
+    """In the order of need, as often as needed."""
+    return ((side, pair[side]) for pair in pairs for side in ("query", "document"))
 
 
 def _items(tile: pa.Table, column: str) -> list[WorkItem]:

@@ -142,11 +142,14 @@ def test_one_window_reads_each_file_once_in_the_order_of_need() -> None:
     assert [row["attempts"] for row in facts([window])] == [0, 1, 0, 1, 0]
 
 
-def test_a_half_of_an_earlier_window_is_read_again_but_not_the_query_that_goes_on() -> None:
+@pytest.mark.parametrize(
+    ("room_bytes", "read"), [(1, ["q0", "d0", "d1", "d2", "q1", "d0", "d2"]), (WIDE, ["q0", "d0", "d1", "d2", "q1"])]
+)
+def test_a_half_is_read_again_only_where_there_is_no_room_for_it(room_bytes: int, read: list[str]) -> None:
     lake = Lake()
-    windows = windows_of(LISTS, lake, max_tokens=1)
+    windows = windows_of(LISTS, lake, max_bytes=room_bytes, max_tokens=1)
     assert [window.facts.num_rows for window in windows] == [1] * 5
-    assert lake.read == ["q0", "d0", "d1", "d2", "q1", "d0", "d2"]
+    assert lake.read == read
 
 
 def test_windows_close_at_the_bytes_of_distinct_halves() -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import signal
+import subprocess
+import sys
+import termios
 import threading
 import time
 
@@ -104,3 +109,29 @@ def test_what_ends_in_time_is_not_left(number: signal.Signals) -> None:
             time.sleep(0.5)  # who pressed Ctrl-C can press it again
     time.sleep(0.5)
     assert left == []
+
+
+LOGS_FOR_EVER = """
+import logging
+from pipeline.stop import StopRequest, listen_for_stop
+logging.basicConfig(level=logging.INFO)
+with listen_for_stop(StopRequest(patient=True), leave_s=0.2):
+    while True:
+        logging.getLogger("lakevec").info("x" * 5000)
+"""
+
+
+def test_a_process_whose_log_nobody_reads_leaves_all_the_same() -> None:
+    with subprocess.Popen([sys.executable, "-c", LOGS_FOR_EVER], stderr=subprocess.PIPE) as process:
+        assert process.stderr
+        waiting, before = array.array("i", [0]), -1
+        while not 0 < waiting[0] == before:  # the pipe takes no more: it waits, and holds the log's lock
+            assert process.poll() is None
+            before = waiting[0]
+            time.sleep(0.2)
+            fcntl.ioctl(process.stderr, termios.FIONREAD, waiting)
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(20) == ExitCode.INCOMPLETE
+        finally:
+            process.kill()

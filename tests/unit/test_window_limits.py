@@ -20,7 +20,7 @@ from pipeline.stages.window_limits import WINDOW_AGE_S, WindowLimits
 from pipeline.types import LoadedItem, Prepared, WorkItem
 from pipeline.window import unpack_window
 from tests.fixtures.prepared import image_item, text_item
-from tests.unit.test_prepare_pairs import InProcess, Lake, Preparation, preparer, tile_of
+from tests.unit.test_prepare_pairs import InProcess, Lake, Preparation, picture, preparer, tile_of
 
 PICTURE, TEXT = image_item(64, 64), text_item(30)
 LIMITS = WindowLimits(1 << 20, 1 << 20)
@@ -148,3 +148,23 @@ def test_pairs_that_are_made_do_not_wait_for_slow_ones(takes_s: float) -> None:
     ]
     assert [name for window in left for name in window] == [f"d{n}" for n in range(12)]
     assert (len(left) > 1) == (takes_s > 0)
+
+
+@pytest.mark.parametrize("with_pixels", [False, True])
+def test_a_document_that_hangs_is_waited_for_once_by_all_its_queries(with_pixels: bool) -> None:
+    clock, contents = Clock(), {f"d{n}": picture(f"d{n}", n) for n in range(1, 5)} if with_pixels else {}
+    lake = Lake({**contents, "d0": RejectError(RejectCode.DECODE_TIMEOUT, "twice")})
+
+    def slowly(items: Iterable[WorkItem]) -> Iterator[tuple[WorkItem, LoadedItem | RejectError]]:
+        for item, got in lake.load_many(items):
+            clock.now_s += HANGS_S if item.id == "d0" else 0.05
+            yield item, got
+
+    pairs = [(query, document) for query in range(100) for document in range(5)]
+    source = PairSource(tile_of(pairs), slowly, preparer(), Preparation(InProcess({})))
+    limits = WindowLimits(2 * 64 * 64 * 3 if with_pixels else 1 << 20, 1 << 20)
+    found = [unpack_pairs(window).facts for window in pair_windows(source, limits, clock)]
+    codes = [code for facts in found for code in facts.column("code").to_pylist()]
+    assert codes == ["DECODE_TIMEOUT", None, None, None, None] * 100
+    assert lake.read.count("d0") == 1
+    assert clock.now_s - 1000 < 2 * HANGS_S
