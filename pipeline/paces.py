@@ -41,7 +41,7 @@ class Paces:
 
     def of_host(self, url: URL) -> Pace:
         """The pace of the host of `url`."""
-        name = f"{url.scheme}://{url.host}:{url.port}"
+        name = f"{url.scheme}://{url.raw_host}:{url.port}"
         pace = self._hosts.get(name)
         if pace is None:
             pace = self._hosts[name] = self._for_host(name, url.raw_host or "")

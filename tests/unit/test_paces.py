@@ -69,3 +69,12 @@ def test_object_stores_are_few_and_never_forgotten() -> None:
         assert store() is every.of_store("s3") is not every.of_store("gs")
 
     asyncio.run(work())
+
+
+def test_a_name_that_is_no_international_one_though_it_says_so_has_a_pace() -> None:
+    async def work() -> None:
+        kept = paces()
+        url = URL("https://xn--example.org/a.jpg")  # which cannot be shown in letters
+        assert kept.of_host(url) is kept.of_host(url)
+
+    asyncio.run(work())
