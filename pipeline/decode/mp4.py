@@ -18,7 +18,7 @@ from pipeline.errors import RejectCode, RejectError
 __all__ = ["MAX_BOXES", "MAX_HEADER_BYTES", "check_mp4"]
 
 MAX_BOXES = 1_000_000
-"""An hour and a half in fragments of one frame each, at 30 a second and six boxes a fragment. Looking at so many takes
+"""More than an hour in fragments of one frame each, at 30 a second and seven boxes a fragment. Looking at so many takes
 about a second."""
 
 MAX_DEPTH = 10
@@ -30,7 +30,8 @@ MAX_HEADER_BYTES = 16 << 20
 _LEAVES = frozenset(
     {
         b"mdat", b"stts", b"ctts", b"stss", b"stsc", b"stsz", b"stz2", b"stco", b"co64", b"sdtp", b"sbgp", b"sgpd",
-        b"trun", b"tfra", b"sidx", b"saiz", b"saio", b"senc", b"elst", b"hdlr", b"data",
+        b"trun", b"tfra", b"sidx", b"saiz", b"saio", b"senc", b"elst", b"hdlr", b"data", b"ftyp", b"styp", b"mvhd",
+        b"tkhd", b"mdhd", b"vmhd", b"smhd", b"mehd", b"trex", b"mfhd", b"tfhd", b"tfdt",
     }
 )  # fmt: skip
 """Boxes without boxes. FFmpeg looks for tables in more places than any standard has them, so all others are entered;

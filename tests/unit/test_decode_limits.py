@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -123,6 +124,23 @@ def test_a_file_of_too_many_boxes_is_refused_before_ffmpeg_lists_them(monkeypatc
         check_mp4(box * 1001, DecodeConfig())
     assert caught.value.code is RejectCode.VIDEO_TOO_LONG
     check_mp4(box * 1000, DecodeConfig())
+
+
+def test_a_fragment_counts_as_the_seven_boxes_that_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"movflags": "frag_every_frame+empty_moov+default_base_moof"}
+    short, long = (encode_video(clip(n, 64, 48, 1), codec="mpeg4", container_options=options) for n in (10, 60))
+    counted = [fewest_boxes(data, monkeypatch) for data in (short, long)]
+    assert counted[1] - counted[0] == 50 * 7
+
+
+def fewest_boxes(data: bytes, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many boxes must be allowed for `data` to pass."""
+    for most in range(1000):
+        monkeypatch.setattr("pipeline.decode.mp4.MAX_BOXES", most)
+        with suppress(RejectError):
+            check_mp4(data, DecodeConfig())
+            return most
+    raise AssertionError("more than a thousand")
 
 
 def nested_boxes(depth: int) -> bytes:
