@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from pipeline.assembly import NO_MEDIA
 from pipeline.decode_pool import DecodePool, Ticket
-from pipeline.errors import RejectCode, RejectError, scrub
+from pipeline.errors import RejectCode, RejectError
 from pipeline.media_job import MediaJob, ReadMedia
 from pipeline.types import LoadedItem
 
@@ -106,4 +106,4 @@ class Preparation:
 
 
 def _defect(error: Exception) -> RejectError:
-    return RejectError(RejectCode.PREPARE_FAILED, scrub(f"{type(error).__name__}: {error}"))
+    return RejectError(RejectCode.PREPARE_FAILED, f"{type(error).__name__}: {error}")

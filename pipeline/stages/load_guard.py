@@ -10,6 +10,7 @@ ends before it is handed on, so that nobody blames it for that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from pipeline.errors import RejectError
@@ -20,6 +21,7 @@ __all__ = ["guarded"]
 
 Item = TypeVar("Item")
 Got = TypeVar("Got")
+Made = TypeVar("Made")
 Make = Callable[[Iterable[Item]], Iterator[tuple[Item, Got | RejectError]]]
 
 
@@ -36,8 +38,9 @@ def guarded(
     """
     if not keys:
         return
+    end_all = partial(meter.end.remote, PREPARE, list(keys))
     if not ask(meter.begin, False, PREPARE, list(keys)):
-        yield from _together(meter, keys, items, make)
+        yield from _together(make(items), len(keys), end_all)
         return
     for key, item in zip(keys, items, strict=True):
         verdict: Verdict | None = ask(meter.begin_alone, None, PREPARE, key)
@@ -49,22 +52,18 @@ def guarded(
         finally:
             meter.end.remote(PREPARE, [key])
         yield from made
-    meter.end.remote(PREPARE, list(keys))
+    end_all()
 
 
-def _together(
-    meter: Any,  # noqa: ANN401 - an actor handle
-    keys: Sequence[str],
-    items: Sequence[Item],
-    make: Make[Item, Got],
-) -> Iterator[tuple[Item, Got | RejectError]]:
-    left = len(keys)
+def _together(made: Iterable[Made], number: int, end_all: Callable[[], object]) -> Iterator[Made]:
+    """All `made`, `number` of them; `end_all` is called before the last is handed on, and where it does not come."""
+    left = number
     try:
-        for made in make(items):
+        for each in made:
             left -= 1
             if not left:
-                meter.end.remote(PREPARE, list(keys))
-            yield made
+                end_all()
+            yield each
     finally:
         if left:
-            meter.end.remote(PREPARE, list(keys))
+            end_all()

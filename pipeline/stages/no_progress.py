@@ -30,8 +30,8 @@ _DECODE_TRIES = 2  # `decode_pool`: an item that is lost is tried once more, alo
 _FILES = 64
 """Of one item: as many frames as a video has under the default `inputs.video.max_frames`."""
 
-
 _AT_WORK = re.compile(r"^ +- (.+): ([1-9]\d*) active task", re.M)
+"""A stage and its tasks, as Ray's ExecutionTimeoutError lists them."""
 
 
 def no_progress_timeout_s(fetch: FetchConfig, decode: DecodeConfig, sides: int = 1, *, on_gpu: bool) -> float:
