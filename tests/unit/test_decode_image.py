@@ -185,9 +185,9 @@ def _bombs() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", ["png", "thin png", "bmp", "gif", "jpeg", "tiff"])
 def test_declared_size_is_judged_before_any_pixel(name: str) -> None:
-    started = time.perf_counter()
+    started = time.thread_time()
     assert _code(_bombs()[name]) is RejectCode.IMAGE_TOO_LARGE
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_a_bomb_without_a_picture_is_damage() -> None:
@@ -211,9 +211,9 @@ def test_our_own_cap_holds_when_pillow_s_is_off() -> None:
 
 def test_a_text_chunk_bomb_is_refused_unread() -> None:
     text = zlib.compress(bytes(64 << 20), 9)
-    started = time.perf_counter()
+    started = time.thread_time()
     assert _code(huge_png(8, 8, (b"zTXt", b"k\0\0" + text))) is RejectCode.IMAGE_TOO_LARGE
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "HEIF"])

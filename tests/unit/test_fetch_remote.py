@@ -82,7 +82,7 @@ class Faulty(BaseHTTPRequestHandler):
         step = self.script[min(type(self).asked, len(self.script) - 1)]
         type(self).asked += 1
         if step == "hang":
-            time.sleep(2)
+            time.sleep(60)
         if step in ("reset", "hang"):
             self.close_connection = True
             return
@@ -165,10 +165,10 @@ def test_the_deadline_holds_over_all_retries() -> None:
     started = time.monotonic()
     with faulty("hang") as (options, _), fetcher(storage_options=options, timeout_s=0.5) as fetch:
         assert code_of(lambda: fetch.fetch("s3://b/k")) is RejectCode.FETCH_TIMEOUT
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 10
     with (
         faulty("500 InternalError") as (options, _),
         fetcher(storage_options=options, timeout_s=1, retries=99) as fetch,
     ):
         assert code_of(lambda: fetch.fetch("s3://b/k")) in (RejectCode.FETCH_FAILED, RejectCode.FETCH_TIMEOUT)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 20

@@ -191,7 +191,7 @@ def test_playlists_open_nothing(name: str, disguise: bytes, monkeypatch: pytest.
     started = time.perf_counter()
     with pytest.raises(RejectError) as caught:
         probe_video(disguise + PLAYLISTS[name])
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 10
     assert caught.value.code in {
         RejectCode.UNSUPPORTED_FORMAT, RejectCode.VIDEO_UNREADABLE, RejectCode.NO_VIDEO_STREAM,
     }  # fmt: skip
