@@ -226,7 +226,7 @@ def test_a_stale_owner_is_kept_out_even_after_garbage_was_collected(local: Store
 def test_the_heartbeat_notices_a_takeover(local: Store) -> None:
     stale = _acquire(local, "r1", renew_s=0.05)
     _foreign(local, _elsewhere(), "r2")
-    assert stale.lost.wait(10)
+    assert stale.lost.wait(60)
     with pytest.raises(OwnershipError):
         stale.recheck()
     stale.__exit__(None, None, None)
@@ -235,7 +235,7 @@ def test_the_heartbeat_notices_a_takeover(local: Store) -> None:
 def test_the_heartbeat_goes_on_changing(local: Store) -> None:
     with _acquire(local, "r1", renew_s=0.02):
         first = read_heartbeat(local, "r1")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while read_heartbeat(local, "r1") == first:
             assert time.monotonic() < deadline
             time.sleep(0.01)

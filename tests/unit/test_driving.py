@@ -67,7 +67,7 @@ def test_a_store_that_hangs_does_not_keep_a_job_that_was_told_to_stop(
 
     def hanging(store: Store, summary: Summary, exit_code: ExitCode) -> dict[str, Any]:
         told_to_stop()  # some senders say it again
-        assert gone.wait(5), "nobody left"
+        assert gone.wait(30), "nobody left"
         raise OSError("would hang for ever")
 
     monkeypatch.setattr(driving, "listen_for_stop", functools.partial(listen_for_stop, leave_s=0.2, leave=leave))

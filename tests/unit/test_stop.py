@@ -103,11 +103,11 @@ def test_what_does_not_end_after_sigterm_is_left() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_ends_in_time_is_not_left(number: signal.Signals) -> None:
     left: list[int] = []
-    with listen_for_stop(StopRequest(patient=True), leave_s=0.2, leave=left.append):
+    with listen_for_stop(StopRequest(patient=True), leave_s=1, leave=left.append):
         os.kill(os.getpid(), number)
         if number == signal.SIGINT:
-            time.sleep(0.5)  # who pressed Ctrl-C can press it again
-    time.sleep(0.5)
+            time.sleep(1.5)  # who pressed Ctrl-C can press it again
+    time.sleep(1.5)
     assert left == []
 
 
