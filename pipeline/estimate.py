@@ -53,7 +53,8 @@ class Spread:
 class Estimate:
     """The cost of `items` items, judged by `sampled` of them. Tokens count only items that could be prepared.
 
-    `vector_bytes`: uncompressed bytes by vector column, its scale included, if every item gets a vector.
+    `vector_bytes`: uncompressed bytes by vector column, its scale included, if every item gets a vector; with those of
+    the items that are written for another one's content, which cost nothing else.
     """
 
     items: int
@@ -97,6 +98,7 @@ def estimate(
             break
     sampled = len(text) + sum(rejects.values())
     good = plan.counts.to_do * len(text) / sampled if sampled else 0.0
+    written = plan.counts.to_do + plan.counts.duplicates
     return Estimate(
         items=plan.counts.to_do,
         by_modality=count_modalities(store, plan.work_paths),
@@ -105,7 +107,7 @@ def estimate(
         text_tokens=spread_of(text, good),
         visual_tokens=spread_of(visual, good),
         rejects=dict(rejects),
-        vector_bytes={spec.name: vector_bytes(spec, hidden_dim) * plan.counts.to_do for spec in specs},
+        vector_bytes={spec.name: vector_bytes(spec, hidden_dim) * written for spec in specs},
     )
 
 

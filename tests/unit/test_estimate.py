@@ -66,6 +66,15 @@ def test_a_whole_sample_is_exact(tmp_path: Path) -> None:
     assert found.by_modality == {Modality.TEXT: 6, Modality.IMAGE: 1, Modality.VIDEO: 0, Modality.MIXED: 5}
 
 
+def test_vectors_are_written_for_duplicates_too(tmp_path: Path) -> None:
+    rows = [{"id": f"i{n}", "text": "t" * (n % 4)} for n in range(12)]
+    plan, store = planned(job_config(write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out"))
+    with Fetcher(FetchPolicy.of(FetchConfig())) as fetcher:
+        found = estimate(plan, store, load_many=fetcher.load_many, prepare=prepare, specs=SPECS, hidden_dim=128)
+    assert (found.items, found.sampled) == (4, 4)
+    assert found.vector_bytes == {"v": 12 * 68, "b": 12 * 8, "f": 12 * 256}
+
+
 def test_a_sample_tells_the_whole_within_its_error(tmp_path: Path) -> None:
     lengths = np.random.default_rng(3).integers(0, 100, 3000)
     path = write_parquet(tmp_path / "m.parquet", {"id": list(range(3000)), "text": ["t" * n for n in lengths]})
