@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["NAMED_IN_TEXT", "is_kept_from_decoders", "is_secret_option", "is_secret_variable"]
+__all__ = ["NAMED_IN_TEXT", "SECRET_OPTION_ENDS", "is_kept_from_decoders", "is_secret_option", "is_secret_variable"]
 
 NAMED_IN_TEXT = (
     r"(?:(?<![a-z0-9])(?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|AWSAccessKeyId|Signature|sig|secret"
@@ -21,6 +21,11 @@ NAMED_IN_TEXT = (
 )
 """A pattern, to be compiled with IGNORECASE: of names whose values, behind `=` or `:`, are secrets in any text.
 Before that of a password may stand its program's, as in `PGPASSWORD`."""
+
+SECRET_OPTION_ENDS = (
+    "password", "passwd", "passphrase", "secret", "secret-key", "access-key", "api-key", "private-key", "auth-token",
+)  # fmt: skip
+"""How options of command lines end whose next word is a secret."""
 
 _WORDS = (
     r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|SIGNATURE|(?:ACCESS|ACCOUNT|API|PRIVATE|SHARED)[_-]?KEY|CONNECTION_STRING"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 
-from pipeline.secret_names import NAMED_IN_TEXT
+from pipeline.secret_names import NAMED_IN_TEXT, SECRET_OPTION_ENDS
 
 __all__ = ["HIDDEN", "without_lookalikes"]
 
@@ -23,6 +23,16 @@ _IS = rf"{_QUOTE}(?:\s*+[=:]\s*+|%3[AD]){_QUOTE}"
 _WEB_QUERY = re.compile(r"(?i)(\bhttps?://[^\s'\"<>?#]*+)(?:[?#][^\s'\"<>]*+)?")
 _QUERY = re.compile(r"\?[^\s'\"?=]*=[^\s'\"]*")
 _NAMED = re.compile(rf"(?i)({NAMED_IN_TEXT}{_IS})([^\s'\"&,;}}<>%)]{{6,}}(?:%[^\s'\"&,;}}<>)]*)?)")
+_TOKEN = re.compile(rf"(?i)(token{_IS})(?!/)(?=[a-z._~+/-]*[0-9])(?=[0-9._~+/-]*[a-z])[\w.~+/-]{{16,}}=*")
+"""Of language models tokens have numbers, words and marks; one that is a secret is long, of letters and digits."""
+
+_OPTION = re.compile(
+    rf"(?i)((?<![\w-])--[\w-]++(?:{'|'.join(f'(?<={end})' for end in SECRET_OPTION_ENDS)})\s++['\"]?)"
+    r"(?!-)[^\s'\"<>]{6,}"
+)
+_PWD = re.compile(rf"(?i)((?<![a-z0-9])pwd{_IS})(?!/)[^\s'\"&,;}}<>%)]{{6,}}")
+"""Of a connection string; the variable of this name is a folder."""
+
 _SHARED_ACCESS = re.compile(rf"(?i)(\bSharedAccessSignature{_IS})[^\s'\"<>;]+")
 """Of a connection string of Azure: a whole query, up to the semicolon."""
 
@@ -57,7 +67,8 @@ def without_lookalikes(text: str) -> str:
     plain = _PRIVATE_KEY.sub(HIDDEN, text)
     plain = _QUERY.sub("?…", _WEB_QUERY.sub(_without_query, plain))
     plain = _SHARED_ACCESS.sub(rf"\1{HIDDEN}", _HEADER.sub(rf"\1{HIDDEN}", plain))
-    plain = _NAMED.sub(rf"\1{HIDDEN}", plain)
+    for named in (_NAMED, _TOKEN, _OPTION, _PWD):
+        plain = named.sub(rf"\1{HIDDEN}", plain)
     # Before pairs, of which a token's beginning could be taken for one.
     plain = _SHAPES.sub(HIDDEN, _WEB_TOKENS.sub(_without_token, plain))
     return _without_pairs(_BEARER.sub(rf"\1{HIDDEN}", plain))

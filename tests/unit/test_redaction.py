@@ -69,6 +69,12 @@ LOOKS_LIKE_ONE = {
     "basic encoded": ("h=Basic%20cmVhZGVyOmRlYWRiZQ%3D%3D", "cmVhZGVyOmRlYWRiZQ"),
     "basic in latin-1": (f"Basic {base64.b64encode('ü:dead'.encode('latin-1')).decode()}", "OmRlYWQ"),
     "password of a program": ("PGPASSWORD=deadbeefdeadbeef psql", "deadbeef"),
+    "token": ("token=deadbeef0123deadbeef", "deadbeef"),
+    "token of a kind": ("{'id_token': 'dead.beef-0123/dead=='}", "beef"),
+    "token in JSON": ('{"token": "deadbeef0123deadbeef"}', "deadbeef"),
+    "password after an option": ("mount --db-password deadbeef failed", "deadbeef"),
+    "secret key after an option": ("--secret-access-key 'dead/beef+dead' --region x", "beef"),
+    "password of a connection": ("Server=h;Uid=u;Pwd=deadbeef;", "deadbeef"),
     "secret": ("secret=deadbeefdeadbeef", "deadbeef"),
     "secret of an option": ("--set fetch.storage_options.s3.secret=deadbeefdeadbeef", "deadbeef"),
     "secret in JSON": ('{"secret": "deadbeefdeadbeef"}', "deadbeef"),
@@ -123,6 +129,8 @@ def test_what_looks_like_a_secret(name: str) -> None:
         "expected -----BEGIN PRIVATE KEY----- in the file, found -----BEGIN CERTIFICATE-----\nMIIC",
         "the secret of cookies: none; SECRET_NAME=production, glpat-short, sk-learn-is-a-library-of-note",
         "eyJhbGciOiJIUzI1NiJ9 is only a part, as eyJ.x",
+        "eos_token=<|im_end|>, pad_token: 151643, max_tokens=8192123456789012345, token=/models/qwen3/tokenizer.json",
+        "PWD=/work/lake OLDPWD=/var/tmp, --password --verbose, --tokenizer-path models/qwen3vl2b",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
@@ -340,7 +348,8 @@ BEGINNINGS = [
     "?", "http://", "eyJ-", "eyJ.", "://", "://a:", "://a:/", "a@", "s3://a:b/", "s3://a:b@", "http://a?", "?a=", "%3D",
     "password", "password ", "password=%", "basic ", "bearer ", "basic", "authorization:", "authorization ", "hf_",
     "-----BEGIN PRIVATE KEY-----a", "-----BEGIN", "cookie:", "password\\", "\\", "://:/", "@2x.png",
-    "SharedAccessSignature", "SharedAccessSignature=", "AKIA", "ghp_", "X-Amz-Signature=", " ", "'",
+    "SharedAccessSignature", "SharedAccessSignature=", "AKIA", "ghp_", "X-Amz-Signature=", " ", "'", "token=",
+    "token:a", "token", "--password ", "--a-", "--a", "--", "pwd=", "pwd",
 ]  # fmt: skip
 
 
