@@ -30,6 +30,9 @@ __all__ = ["Comparison", "PlanCounts", "check_ids", "compare"]
 
 _SHOWN = 5
 
+PLACES_TRIED = 16
+"""Items of one content that a run tries at their own places, once one of their places has failed."""
+
 _TRIED = pa.schema([("id", pa.string()), ("attempts", pa.int32()), ("forced", pa.bool_())])
 
 _LIVE = """
@@ -37,7 +40,8 @@ CREATE TABLE live AS
 SELECT id,
        max(fingerprint) FILTER (is_vector) AS vector,
        max(fingerprint) FILTER (NOT is_vector) AS reject,
-       coalesce(bool_or(retryable) FILTER (NOT is_vector), false) AS retryable
+       coalesce(bool_or(retryable) FILTER (NOT is_vector), false) AS retryable,
+       coalesce(bool_or(of_place), false) AS of_place
 FROM outcomes WHERE NOT is_part GROUP BY id
 """
 
@@ -49,7 +53,7 @@ WHERE is_vector AND outcomes.carried IS DISTINCT FROM items.carried
 
 _REJECTED = """
 CREATE TABLE rejected AS
-SELECT live.id AS id, live.reject AS fingerprint, coalesce(tried.attempts, 0) AS attempts,
+SELECT live.id AS id, live.reject AS fingerprint, live.of_place AS of_place, coalesce(tried.attempts, 0) AS attempts,
        coalesce(tried.forced, false) OR (live.retryable AND coalesce(tried.attempts, 0) < ?) AS again
 FROM live LEFT JOIN tried ON live.id = tried.id
 WHERE live.reject IS NOT NULL
@@ -85,30 +89,46 @@ FROM classes
 WHERE NOT done AND (class NOT IN ('unchanged', 'carried') OR (shared AND is_rejected))
 """
 
+# What kept one item's place from being read (`elsewhere`) says nothing of the content: others are tried at their own.
 _KNOWN = """
 CREATE TABLE known AS
 WITH contents AS (SELECT DISTINCT fingerprint FROM wanting WHERE shared)
 SELECT contents.fingerprint AS fingerprint,
        coalesce(bool_or(outcomes.is_vector), false) AS has_vector,
-       coalesce(bool_or(outcomes.is_part), false) AS has_part,
-       coalesce(bool_or(rejected.again), false) AS again,
-       coalesce(max(rejected.attempts), 0) AS attempts
+       coalesce(bool_or(outcomes.is_part AND NOT outcomes.of_place), false) AS has_part,
+       coalesce(bool_or(NOT rejected.of_place), false) AS has_reject,
+       coalesce(bool_or(outcomes.of_place), false) AS elsewhere,
+       coalesce(bool_or(rejected.again AND NOT rejected.of_place), false) AS again,
+       coalesce(max(rejected.attempts) FILTER (NOT rejected.of_place), 0) AS attempts
 FROM contents JOIN outcomes ON contents.fingerprint = outcomes.fingerprint AND (outcomes.is_part OR NOT ?)
 LEFT JOIN rejected ON outcomes.id = rejected.id AND NOT outcomes.is_part AND NOT outcomes.is_vector
 GROUP BY contents.fingerprint
 """
 
-# Of equal contents the first in the manifest leads; none is needed where an outcome of the content stands already. An
-# item that is rejected for good follows a leader too: its attempts may have been counted apart from the others'.
+# Of equal contents the one that was tried least leads, and of those the first in the manifest; none is needed where an
+# outcome of the content stands already. Where a place failed, several lead: a content that is dead in many places is
+# found out in a few nights, and one that lives in all of them is encoded a few times. An item that is rejected for good
+# follows a leader too: its attempts may have been counted apart from the others'.
 _SETTLED = """
 CREATE TABLE settled AS
-WITH leaders AS (SELECT fingerprint, min(n) AS n FROM wanting WHERE shared AND to_do GROUP BY fingerprint)
-SELECT wanting.n AS n, to_do AND (NOT shared OR (leaders.n = wanting.n AND NOT coalesce(stands, false))) AS leads,
+WITH leaders AS (
+    SELECT fingerprint, arg_min(n, (attempts::BIGINT << 40) + n) AS n
+    FROM wanting WHERE shared AND to_do GROUP BY fingerprint
+),
+tried_elsewhere AS (
+    SELECT n, row_number() OVER (PARTITION BY fingerprint ORDER BY attempts, n) AS place
+    FROM wanting SEMI JOIN (SELECT fingerprint FROM known WHERE elsewhere) USING (fingerprint) WHERE shared AND to_do
+)
+SELECT wanting.n AS n,
+       to_do AND (NOT shared OR ((leaders.n = wanting.n OR coalesce(place <= ?, false))
+                                 AND NOT coalesce(stands, false))) AS leads,
+       place IS NOT NULL AS beside_others,
        greatest(wanting.attempts, CASE WHEN shared AND again THEN known.attempts ELSE 0 END) AS attempts
 FROM wanting
-LEFT JOIN (SELECT *, has_vector OR has_part OR NOT again AS stands FROM known) AS known
+LEFT JOIN (SELECT *, has_vector OR has_part OR (has_reject AND NOT again) AS stands FROM known) AS known
        ON shared AND wanting.fingerprint = known.fingerprint
 LEFT JOIN leaders ON wanting.fingerprint = leaders.fingerprint
+LEFT JOIN tried_elsewhere ON wanting.n = tried_elsewhere.n
 WHERE to_do OR has_vector OR (leaders.n IS NOT NULL AND NOT coalesce(stands, false))
 """
 
@@ -178,13 +198,13 @@ def compare(
         found.db.execute(_CLASSES, [recompute])
         found.db.execute(_WANTING)
         found.db.execute(_KNOWN, [recompute])
-        found.db.execute(_SETTLED)
+        found.db.execute(_SETTLED, [PLACES_TRIED])
         counts = _counts(found)
         to_do = np.zeros(counts.items, np.uint16)
         for batch in found.db.sql("SELECT n, attempts FROM settled WHERE leads").to_arrow_reader(1 << 20):
             to_do[batch.column("n").to_numpy()] = 1 + batch.column("attempts").to_numpy()
         stale = np.zeros(counts.items, np.bool_)
-        query = "SELECT n FROM stale UNION ALL SELECT n FROM settled WHERE NOT leads"
+        query = "SELECT n FROM stale UNION ALL SELECT n FROM settled WHERE NOT leads OR beside_others"
         for batch in found.db.sql(query).to_arrow_reader(1 << 20):
             stale[batch.column("n").to_numpy()] = True
     return Comparison(counts, to_do, stale)

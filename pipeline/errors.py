@@ -25,6 +25,7 @@ __all__ = [
     "DETAIL_MAX_CHARS",
     "NON_FINITE_DETAIL",
     "NON_FINITE_SCORE",
+    "PLACE_CODES",
     "ConfigError",
     "DeviceLostError",
     "DuplicateIdsError",
@@ -170,6 +171,15 @@ class RejectCode(StrEnum):
     def meaning(self) -> RejectMeaning:
         """This code's stage, retry rule, meaning and advice."""
         return _MEANINGS[self]
+
+
+PLACE_CODES = frozenset(
+    {
+        RejectCode.URI_NOT_ALLOWED, RejectCode.NOT_FOUND, RejectCode.ACCESS_DENIED, RejectCode.FETCH_FAILED,
+        RejectCode.FETCH_TIMEOUT, RejectCode.SOURCE_CHANGED,
+    }
+)  # fmt: skip
+"""Codes about the place where an item's bytes should be: at another item's place the same content may be read."""
 
 
 _MEANINGS: dict[RejectCode, RejectMeaning] = {

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.errors import DETAIL_MAX_CHARS, RejectCode, Stage
+from pipeline.errors import DETAIL_MAX_CHARS, PLACE_CODES, RejectCode, Stage
 
 __all__ = ["rejects_page"]
+
+_PLACES = ", ".join(f"`{code}`" for code in RejectCode if code in PLACE_CODES)
 
 _HEAD = f"""# Rejects
 
@@ -17,6 +19,10 @@ Every item of a run ends as a row of `vectors` or as a row of `rejects` (of a re
 row). `code` is one of these, and no other; `detail` says more in at most {DETAIL_MAX_CHARS} characters: no secret.
 `retryable` codes are tried again each night, in `run.max_attempts` runs; the others when the item changes, or once with
 `--set run.retry=CODE`. A changed item that fails with a retryable code keeps its previous vector (`kept_previous`).
+Of items of equal content one is tried for all. Where its *place* failed
+({_PLACES}),
+the others have its reject with `attempts` 0 and `retryable`, `detail` names it, and they are tried at their own places from
+the next night on.
 
 `lakevec files OUTPUT --table rejects` lists the files.
 

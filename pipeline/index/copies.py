@@ -16,13 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.errors import PLACE_CODES, scrub
 from pipeline.index.carried_values import GROUP_ROWS
 from pipeline.index.parquet import open_parquet
 from pipeline.index.scratch import Scratch
 from pipeline.spill import batches_of, fill_table
 from pipeline.storage import Store
 
-__all__ = ["CopyRange", "copied_rows", "list_copies", "read_copies"]
+__all__ = ["CopyRange", "as_told_of_another", "copied_rows", "list_copies", "read_copies"]
 
 COPIES = pa.schema(
     [
@@ -118,6 +119,26 @@ def copied_rows(parquet: pq.ParquetFile, listed: pa.Table) -> Iterator[tuple[pa.
                 taken = source.take(pc.subtract(asked["row"], first)).combine_chunks()
                 yield taken.to_batches()[0], asked
         first = stop
+
+
+def as_told_of_another(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Rejects of a leader as they are of a follower: what tells of the leader's place says so.
+
+    The follower's own place has not been tried yet, so such a reject is worth a try that counts as the first. Rows of
+    other tables stay as they are.
+    """
+    if "code" not in rows.schema.names:
+        return rows
+    columns = {name: rows[name].to_pylist() for name in ("id", "code", "detail", "retryable", "attempts")}
+    for n, code in enumerate(columns["code"]):
+        if code in PLACE_CODES:
+            if columns["attempts"][n]:  # not itself told of another
+                columns["detail"][n] = scrub(f"item {columns['id'][n]!r} of equal content: {columns['detail'][n]}")
+            columns["retryable"][n], columns["attempts"][n] = True, 0
+    for name in ("detail", "retryable", "attempts"):
+        at = rows.schema.get_field_index(name)
+        rows = rows.set_column(at, rows.schema.field(at), pa.array(columns[name], rows.schema.field(at).type))
+    return rows
 
 
 def _rows_at_most(file_bytes: int, file_rows: int, target_bytes: int) -> int:

@@ -24,7 +24,7 @@ from pipeline.index.carried_values import GROUP_ROWS, CarriedValues
 from pipeline.index.changes import Changes, write_changes
 from pipeline.index.columns import check_columns, unify
 from pipeline.index.commits import FileEntry, Table
-from pipeline.index.copies import CopyRange, copied_rows, list_copies, read_copies
+from pipeline.index.copies import CopyRange, as_told_of_another, copied_rows, list_copies, read_copies
 from pipeline.index.derive import Derivation
 from pipeline.index.parquet import open_parquet, write_file
 from pipeline.index.scratch import Scratch, scratch
@@ -292,7 +292,7 @@ def _copies(store: Store, task: MergeTask, each: MergeInput, parquet: pq.Parquet
     listed = read_copies(store, each.copies)
     carried = _values(store, task, each, listed["id"].combine_chunks()) if each.carried else None
     for rows, asked in copied_rows(parquet, listed):
-        batch = _with(rows, "id", asked["id"].cast(rows.schema.field("id").type))
+        batch = _with(as_told_of_another(rows), "id", asked["id"].cast(rows.schema.field("id").type))
         if _FLAG in batch.schema.names:
             batch = _with(batch, _FLAG, asked["flag"])
         batch = _fitted(batch, task)

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from pipeline.errors import PLACE_CODES
 from pipeline.index.carried import CarriedDigests, carried_fields
 from pipeline.index.columns import check_columns
 from pipeline.index.commits import FileEntry, Table
@@ -43,9 +44,12 @@ _OUTCOMES = pa.schema(
         pa.field("is_vector", pa.bool_()),
         pa.field("retryable", pa.bool_()),
         pa.field("kept_previous", pa.bool_()),
+        pa.field("of_place", pa.bool_()),
         pa.field("carried", pa.uint64()),
     ]
 )
+_FLAGS = ("retryable", "kept_previous", "of_place")
+_PLACE_CODES = pa.array(sorted(PLACE_CODES), pa.string())
 _ITEMS = pa.schema([ITEMS.field(name) for name in (*ITEM_KEYS, "shared")])
 _CARRIED = pa.schema([pa.field("id", pa.string()), pa.field("place", pa.int64())])
 
@@ -115,11 +119,11 @@ class Scratch:
     def _rows(
         self, number: int, entry: FileEntry, schemas: Mapping[Table, pa.Schema], digests: CarriedDigests | None
     ) -> pa.Table:
-        flags = ["retryable", "kept_previous"] if entry.table == Table.REJECTS else []
+        of_rejects = ["retryable", "kept_previous", "code"] if entry.table == Table.REJECTS else []
         with open_parquet(self.store, entry.path) as parquet:
             if entry.table in schemas:
                 self._check(number, parquet.schema_arrow, schemas[entry.table])
-            found = parquet.read(columns=["id", "fingerprint", *flags])
+            found = parquet.read(columns=["id", "fingerprint", *of_rejects])
             carried = pa.nulls(found.num_rows, pa.uint64())
             if digests is not None and entry.table == Table.VECTORS:
                 carried = _digests(parquet, digests)
@@ -131,10 +135,7 @@ class Scratch:
             "fingerprint": found["fingerprint"],
             "is_part": pa.repeat(number >= self.n_live, n),
             "is_vector": pa.repeat(entry.table == Table.VECTORS, n),
-            **{
-                flag: pc.fill_null(found[flag], False) if flags else pa.repeat(False, n)
-                for flag in ("retryable", "kept_previous")
-            },
+            **(_flags(found) if of_rejects else dict.fromkeys(_FLAGS, pa.repeat(False, n))),
             "carried": carried,
         }
         return pa.table(columns, schema=_OUTCOMES)
@@ -149,6 +150,12 @@ class Scratch:
 def _item_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     shared = batch["shared"] if "shared" in batch.schema.names else pa.repeat(False, batch.num_rows)
     return pa.RecordBatch.from_arrays([batch["id"].cast(pa.string()), batch["fingerprint"], shared], schema=_ITEMS)
+
+
+def _flags(rejects: pa.Table) -> dict[str, pa.ChunkedArray]:
+    of_place = pc.is_in(rejects["code"], value_set=_PLACE_CODES)
+    noted = {name: pc.fill_null(rejects[name], False) for name in ("retryable", "kept_previous")}
+    return noted | {"of_place": of_place}
 
 
 def _digests(parquet: pq.ParquetFile, digests: CarriedDigests) -> pa.ChunkedArray:

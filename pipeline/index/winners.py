@@ -5,11 +5,13 @@ rows that the next snapshot keeps, `copies(file, row, id, flag, place)`, the row
 and a `Census` of both. Refused: nothing; what is missing is counted.
 
 An outcome counts only if its fingerprint is the item's present one. Of the item's own a part beats a live row, a vector
-beats a reject, and then the first in commit order wins. Where its fingerprint is shared, outcomes of other ids count
-too: for an item that has none of its own, or no better one than a live reject. If the winner is a reject worth another
-try and the live index has a vector of the item, made from an older state of it, that vector stays beside the reject,
-which says so in `kept_previous`. Everything else goes, ids that left the manifest included. A vector whose id is in
-`carried` gets the carried values of that `place` in it.
+beats a reject, and then the first in commit order wins; a reject that tells of a place (`errors.PLACE_CODES`) is no
+better than a live one. Where its fingerprint is shared, outcomes of other ids count too: for an item that has none of
+its own, or no better one than those. What tells of another item's place replaces no reject of the item's own, and is
+worth a try at the item's own place. If the winner is a reject worth another try and the live index has a vector of the
+item, made from an older state of it, that vector stays beside the reject, which says so in `kept_previous`. Everything
+else goes, ids that left the manifest included. A vector whose id is in `carried` gets the carried values of that
+`place` in it.
 """
 
 from __future__ import annotations
@@ -22,20 +24,21 @@ from pipeline.index.scratch import Scratch
 __all__ = ["Census", "choose_winners"]
 
 # One integer orders an item's candidates and names the winner, so a plain min() finds it and can spill:
-# 3 bits rank, 24 bits file, 34 bits row (17 billion), then two flags of the row that do not order anything.
+# 4 bits rank, 24 bits file, 33 bits row (8 billion), then two flags of the row that do not order anything.
 _KEY = """
-min((({rank})::BIGINT << 60) + (file::BIGINT << 36) + (row << 2) + (retryable::BIGINT << 1) + kept_previous::BIGINT)
+min((({rank})::BIGINT << 59) + (file::BIGINT << 35) + (row << 2) + (({again})::BIGINT << 1) + kept_previous::BIGINT)
 """
 _OWN_RANK = """
-CASE WHEN is_part AND is_vector THEN 0 WHEN is_part THEN 1 WHEN is_vector THEN 2 ELSE 6 END
+CASE WHEN is_part AND is_vector THEN 0 WHEN is_part AND NOT of_place THEN 1 WHEN is_vector THEN 2 WHEN is_part THEN 6
+     ELSE 7 END
 """
 _OTHERS_RANK = """
-CASE WHEN is_part AND is_vector THEN 3 WHEN is_vector THEN 4 WHEN is_part THEN 5 ELSE 7 END
+CASE WHEN is_part AND is_vector THEN 3 WHEN is_vector THEN 4 WHEN is_part AND NOT of_place THEN 5 ELSE 8 END
 """
 
 _OWN = f"""
 CREATE OR REPLACE TABLE own AS
-SELECT outcomes.id AS id, {_KEY.format(rank=_OWN_RANK)} AS k
+SELECT outcomes.id AS id, {_KEY.format(rank=_OWN_RANK, again="retryable")} AS k
 FROM outcomes JOIN items ON outcomes.id = items.id AND outcomes.fingerprint = items.fingerprint
 GROUP BY outcomes.id
 """  # noqa: S608 - expressions of ours
@@ -46,22 +49,22 @@ CREATE OR REPLACE TABLE best AS
 WITH needy AS (
     SELECT items.id AS id, items.fingerprint AS fingerprint, own.k AS k
     FROM items LEFT JOIN own ON items.id = own.id
-    WHERE items.shared AND (own.k IS NULL OR own.k >> 60 = 6)
+    WHERE items.shared AND (own.k IS NULL OR own.k >> 59 >= 6)
 ),
 others AS (
-    SELECT outcomes.fingerprint AS fingerprint, {_KEY.format(rank=_OTHERS_RANK)} AS k
+    SELECT outcomes.fingerprint AS fingerprint, {_KEY.format(rank=_OTHERS_RANK, again="retryable OR of_place")} AS k
     FROM outcomes SEMI JOIN needy ON outcomes.fingerprint = needy.fingerprint
     GROUP BY outcomes.fingerprint
 ),
 keys AS (
-    SELECT id, k FROM own WHERE k >> 60 < 6
+    SELECT id, k FROM own WHERE k >> 59 < 6
     UNION ALL
-    SELECT own.id, own.k FROM own ANTI JOIN needy ON own.id = needy.id WHERE own.k >> 60 = 6
+    SELECT own.id, own.k FROM own ANTI JOIN needy ON own.id = needy.id WHERE own.k >> 59 >= 6
     UNION ALL
     SELECT needy.id, least(needy.k, others.k) FROM needy JOIN others ON needy.fingerprint = others.fingerprint
 )
-SELECT id, (k >> 60) NOT IN (0, 1, 2, 6) AS is_copy, (k >> 60) IN (1, 5, 6, 7) AS is_reject,
-       ((k >> 36) & 16777215)::INTEGER AS file, (k >> 2) & 17179869183 AS row,
+SELECT id, (k >> 59) IN (3, 4, 5, 8) AS is_copy, (k >> 59) IN (1, 5, 6, 7, 8) AS is_reject,
+       ((k >> 35) & 16777215)::INTEGER AS file, (k >> 2) & 8589934591 AS row,
        (k & 2) > 0 AS retryable, (k & 1) > 0 AS kept_previous
 FROM keys
 """  # noqa: S608 - expressions of ours

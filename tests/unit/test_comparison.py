@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.comparison import Comparison, PlanCounts, check_ids, compare
+from pipeline.comparison import PLACES_TRIED, Comparison, PlanCounts, check_ids, compare
 from pipeline.errors import ManifestError
 from pipeline.index.carried import CarriedDigests
 from pipeline.index.commits import FileEntry
@@ -31,12 +31,14 @@ class Reject:
     fingerprint: str
     retryable: bool
     attempts: int
+    of_place: bool = False
 
 
 def _row(id_: str, made: str | Reject) -> Row:
     if isinstance(made, str):
         return Row(id_, made)
-    return Row(id_, made.fingerprint, "retry" if made.retryable else "fatal")
+    kinds = ("away", "gone") if made.of_place else ("retry", "fatal")
+    return Row(id_, made.fingerprint, kinds[0] if made.retryable else kinds[1])
 
 
 def write_rows(store: Store, rows: Sequence[tuple[str, str | Reject]], id_type: pa.DataType) -> list[FileEntry]:
@@ -86,7 +88,7 @@ def compared(
 
 
 FINGERPRINT = st.sampled_from(["a", "b", "c"])
-REJECT = st.builds(Reject, FINGERPRINT, st.booleans(), st.integers(1, 4))
+REJECT = st.builds(Reject, FINGERPRINT, st.booleans(), st.integers(0, 4), st.booleans())
 STATE = st.tuples(
     st.none() | FINGERPRINT,  # in the manifest
     st.none() | FINGERPRINT,  # live vector
@@ -102,8 +104,8 @@ def oracle(states: Mapping[str, State], shared: Collection[str]) -> tuple[PlanCo
     n = dict.fromkeys(("new", "changed", "carried", "unchanged", "retryable", "deleted", "resumed", "duplicates"), 0)
     marks: dict[str, int] = {}
     stale: set[str] = set()
-    led: set[str] = set()
-    leading = _leading(states, shared)
+    failed = _failed(states)
+    leaders = _leaders(states, shared)
     for id_, (item, vector, reject, part, relabelled) in states.items():
         if item is None:
             n["deleted"] += vector is not None or reject is not None
@@ -124,15 +126,16 @@ def oracle(states: Mapping[str, State], shared: Collection[str]) -> tuple[PlanCo
         marks[id_] = 0
         if item in shared and not done:
             stands, has_vector, attempts = _known(item, states)
-            if idle and reject and (has_vector or item in leading):
+            if idle and reject and (has_vector or item in leaders):
                 found, idle = "retryable", False  # rejected for good, and yet its content has a vector or gets one
                 stands = True
-            if not idle and (stands or item in led):
+            if not idle and (stands or id_ not in leaders[item]):
                 n["duplicates"] += 1
                 stale.add(id_)
             elif not idle:
-                led.add(item)
-                marks[id_] = 1 + attempts
+                marks[id_] = 1 + max(attempts, _tried(item, reject))
+                if item in failed:
+                    stale.add(id_)  # another one's vector may become its own
         elif not done and not idle:
             marks[id_] = 1 + (reject.attempts if found == "retryable" and reject else 0)
         n[found] += 1
@@ -150,24 +153,47 @@ def _done(item: str, part: str | Reject | None) -> bool:
     return item == (part.fingerprint if isinstance(part, Reject) else part)
 
 
-def _leading(states: Mapping[str, State], shared: Collection[str]) -> set[str]:
-    """Shared contents of which no outcome stands and some item is to do."""
-    found: set[str] = set()
-    for item, vector, reject, part, _ in states.values():
+def _tried(item: str, reject: Reject | None) -> int:
+    return reject.attempts if reject and reject.fingerprint == item and reject.retryable else 0
+
+
+def _failed(states: Mapping[str, State]) -> set[str]:
+    """Contents that could not be read at some place."""
+    outcomes = [made for _, _, *both, _ in states.values() for made in both if isinstance(made, Reject)]
+    return {made.fingerprint for made in outcomes if made.of_place}
+
+
+def _leaders(states: Mapping[str, State], shared: Collection[str]) -> dict[str, list[str]]:
+    """By shared content of which no outcome stands and some items are to do: those of them that were tried least.
+
+    One, but some more where a place of the content has failed.
+    """
+    found: dict[str, list[tuple[int, int, str]]] = {}
+    for n, (id_, (item, vector, reject, part, _)) in enumerate(states.items()):
         if item is None or item not in shared or _done(item, part) or _known(item, states)[0]:
             continue
         outcome = reject.fingerprint if reject else vector
         if outcome != item or (reject and _again(reject)):
-            found.add(item)
-    return found
+            found.setdefault(item, []).append((_tried(item, reject), n, id_))
+    failed = _failed(states)
+    most = {item: PLACES_TRIED if item in failed else 1 for item in found}
+    return {item: [id_ for *_, id_ in sorted(wanting)[: most[item]]] for item, wanting in found.items()}
 
 
 def _known(content: str, states: Mapping[str, State]) -> tuple[bool, bool, int]:
-    """Whether an outcome of `content` stands anywhere, whether it has a vector, and how often it was tried."""
+    """Whether an outcome of `content` stands anywhere, whether it has a vector, and how often it was tried.
+
+    Rejects that tell of an item's place are no outcome of the content.
+    """
     parts = [
-        part for *_, part, _ in states.values() if content == (part.fingerprint if isinstance(part, Reject) else part)
-    ]
-    rejects = [reject for _, _, reject, *_ in states.values() if reject and reject.fingerprint == content]
+        part for *_, part, _ in states.values()
+        if content == (part.fingerprint if isinstance(part, Reject) else part)
+        and not (isinstance(part, Reject) and part.of_place)
+    ]  # fmt: skip
+    rejects = [
+        reject for _, _, reject, *_ in states.values()
+        if reject and reject.fingerprint == content and not reject.of_place
+    ]  # fmt: skip
     has_vector = content in parts or any(vector == content for _, vector, *_ in states.values())
     again = any(_again(reject) for reject in rejects)
     # Only rejects worth another try have their attempts counted.
@@ -193,7 +219,7 @@ def test_classes_are_those_of_the_oracle(drawn: list[State], shared: set[str]) -
 
 
 def forced(folder: Path, retry: Sequence[str], parts: Sequence[tuple[str, str | Reject]] = ()) -> dict[str, int]:
-    """To-do marks with rejects forced: of live ones all have the code FETCH_FAILED."""
+    """To-do marks with rejects forced: of live ones all have the code DECODE_TIMEOUT or, for good, IMAGE_UNREADABLE."""
     items = dict.fromkeys(("vector", "fresh", "fatal", "tired", "changed", "kept"), "a")
     rejects = {
         "fresh": Reject("a", True, 1),
@@ -210,14 +236,15 @@ def forced(folder: Path, retry: Sequence[str], parts: Sequence[tuple[str, str | 
 def test_forced_rejects_are_tried_again_and_their_attempts_count_on(tmp_path: Path) -> None:
     assert forced(tmp_path / "1", ()) == {"fresh": 2, "changed": 1}
     assert forced(tmp_path / "2", ["NOT_FOUND"]) == {"fresh": 2, "changed": 1}
-    assert forced(tmp_path / "3", ["NOT_FOUND", "FETCH_FAILED"]) == {
+    assert forced(tmp_path / "3", ["NOT_FOUND", "IMAGE_UNREADABLE", "DECODE_TIMEOUT"]) == {
         "fresh": 2, "fatal": 3, "tired": 1 + MAX_ATTEMPTS, "changed": 1, "kept": 1 + MAX_ATTEMPTS,
     }  # fmt: skip
 
 
 def test_a_forced_reject_that_a_killed_run_tried_is_done(tmp_path: Path) -> None:
     parts: list[tuple[str, str | Reject]] = [("fatal", Reject("a", False, 3)), ("tired", "a"), ("fresh", "b")]
-    assert forced(tmp_path / "1", ["FETCH_FAILED"], parts) == {"fresh": 2, "changed": 1, "kept": 1 + MAX_ATTEMPTS}
+    codes = ["IMAGE_UNREADABLE", "DECODE_TIMEOUT"]
+    assert forced(tmp_path / "1", codes, parts) == {"fresh": 2, "changed": 1, "kept": 1 + MAX_ATTEMPTS}
     items, live = {"x": "a"}, [("x", Reject("a", False, 1))]
     counts = compared(tmp_path / "2", items, live, [("x", "a")]).counts
     assert (counts.retryable, counts.resumed) == (1, 1), "published by the next run, though that forces nothing"

@@ -17,7 +17,7 @@ from pipeline.index.commits import FileEntry, Table
 from pipeline.index.merge import MergePlan, run_merge
 from pipeline.index.parquet import open_parquet
 from pipeline.storage import Store, open_store
-from tests.fixtures.index_cases import Kind, Row, as_rows, changes_of, part, plan, rows_of
+from tests.fixtures.index_cases import CODES, Kind, Row, as_rows, changes_of, part, plan, rows_of
 
 
 @pytest.fixture
@@ -43,6 +43,28 @@ def test_followers_get_the_leaders_row_with_their_own_carried_values(store: Stor
     }
     assert (planned.census.vectors, planned.census.rejects, planned.census.missing) == (3, 2, 0)
     assert changes_of(store, "run1") == dict.fromkeys(("a", "a2", "a3"), "insert")
+
+
+def test_a_leaders_place_says_nothing_final_of_its_followers(local: Store) -> None:
+    kept = part(local, [Row("a2", "f0", mark=7)])
+    parts = part(local, [Row("a", "f1", "gone", 1), Row("b", "f2", "away", 2), Row("c", "f3", "fatal", 3)])
+    items = {"a": "f1", "a2": "f1", "b": "f2", "b2": "f2", "c": "f3", "c2": "f3"}
+    live = _merged(local, plan(local, items, kept, parts, shared=["f1", "f2", "f3"]))
+    rejects = {row["id"]: row for row in rows_of(local, live, Table.REJECTS)}
+    told = {id_: (row["code"], row["retryable"], row["attempts"], row["detail"]) for id_, row in rejects.items()}
+    assert told == {
+        "a": ("NOT_FOUND", False, 1, "1"), "a2": ("NOT_FOUND", True, 0, "item 'a' of equal content: 1"),
+        "b": ("FETCH_FAILED", True, 1, "2"), "b2": ("FETCH_FAILED", True, 0, "item 'b' of equal content: 2"),
+        "c": ("IMAGE_UNREADABLE", False, 1, "3"), "c2": ("IMAGE_UNREADABLE", False, 1, "3"),
+    }  # fmt: skip
+    assert as_rows(local, live)["a2", "vectors"] == ("f0", 7, False), "its own place may be fine: what it had stays"
+    assert rejects["a2"]["kept_previous"]
+    # The next night a2's place is tried, and it is gone as well: neither is told of the other's again.
+    again = part(local, [Row("a2", "f1", "gone", 4)], "run2")
+    later = _merged(local, plan(local, items | {"a3": "f1"}, live, again, shared=["f1", "f2", "f3"], run_id="run2"))
+    found = {row["id"]: (row["retryable"], row["detail"]) for row in rows_of(local, later, Table.REJECTS)}
+    assert (found["a"], found["a2"]) == ((False, "1"), (False, "4"))
+    assert found["a3"] == (True, "item 'a' of equal content: 1")
 
 
 def test_a_fingerprint_that_is_not_shared_says_nothing_of_others(local: Store) -> None:
@@ -86,8 +108,9 @@ def test_a_row_copied_often_is_cut_into_files_of_the_target_size(local: Store, m
 # --- random histories against dictionaries ----------------------------------------------------------------------
 
 IDS = "abcdef"
+OF_PLACE = ("away", "gone")
 _PRINTS = st.sampled_from(["f1", "f2", "f3"])
-_OUTCOME = st.tuples(st.sampled_from(IDS), _PRINTS, st.sampled_from(["vector", "retry", "fatal"]))
+_OUTCOME = st.tuples(st.sampled_from(IDS), _PRINTS, st.sampled_from(["vector", *CODES]))
 _BATCH = st.lists(_OUTCOME, min_size=1, max_size=5, unique_by=lambda outcome: outcome[0])
 
 
@@ -109,19 +132,21 @@ Said = dict[tuple[str, str], tuple[str, int, bool]]
 def _may_win(id_: str, now: str, live: Sequence[Row], parts: Sequence[Row], *, shared: bool) -> list[Row]:
     """The rows of which one is the item's outcome: several only where live rows of others are equally good."""
 
-    def of(rows: Sequence[Row], *, mine: bool, vector: bool) -> list[Row]:
+    def of(rows: Sequence[Row], *, mine: bool, vector: bool, place: bool | None = None) -> list[Row]:
         current = [row for row in rows if row.fingerprint == now and (row.what == "vector") == vector]
-        return [row for row in current if (row.id == id_) == mine and (mine or shared)]
+        theirs = [row for row in current if (row.id == id_) == mine and (mine or shared)]
+        return [row for row in theirs if place in (None, row.what in OF_PLACE)]
 
     ranks = [
         of(parts, mine=True, vector=True)[:1],
-        of(parts, mine=True, vector=False)[:1],
+        of(parts, mine=True, vector=False, place=False)[:1],
         of(live, mine=True, vector=True),
         of(parts, mine=False, vector=True)[:1],
         of(live, mine=False, vector=True),
-        of(parts, mine=False, vector=False)[:1],
+        of(parts, mine=False, vector=False, place=False)[:1],
+        of(parts, mine=True, vector=False, place=True)[:1],
         of(live, mine=True, vector=False),
-        of(live, mine=False, vector=False),
+        [*of(live, mine=False, vector=False), *of(parts, mine=False, vector=False, place=True)],
     ]
     return next((rows for rows in ranks if rows), [])
 
@@ -139,7 +164,8 @@ def _check(found: Said, night: Night, live: Sequence[Row], parts: Sequence[Row])
         assert fingerprint == now
         won = next(row for row in may if row.mark == mark)
         old = [row for row in live if row.id == id_ and row.what == "vector"]
-        assert keeps == (won.what == "retry" and bool(old))
+        again = won.what in ("retry", "away") or (won.what == "gone" and won.id != id_)
+        assert keeps == (again and bool(old))
         if keeps:
             explained.add((id_, "vectors"))
             assert found[id_, "vectors"] == (old[0].fingerprint, old[0].mark, False)
@@ -153,13 +179,13 @@ def test_random_histories_merge_as_the_rule_says(nights: list[Night], target_byt
         store = open_store(folder)
         live: tuple[FileEntry, ...] = ()
         rows: list[Row] = []
-        whats: list[str] = []
+        made_as: list[tuple[str, str]] = []
         for number, night in enumerate(nights):
             parts: list[Row] = []
             written: list[FileEntry] = []
             for batch in night.batches:
-                made = [Row(*outcome, mark=len(whats) + n) for n, outcome in enumerate(batch)]
-                whats += [row.what for row in made]
+                made = [Row(*outcome, mark=len(made_as) + n) for n, outcome in enumerate(batch)]
+                made_as += [(row.id, row.what) for row in made]
                 parts += made
                 written += part(store, made)
             run_id = f"r{number}"
@@ -169,8 +195,19 @@ def test_random_histories_merge_as_the_rule_says(nights: list[Night], target_byt
             live = _merged(store, planned)
             found = as_rows(store, live)
             _check(found, night, rows, parts)
-            before, rows = rows, [Row(id_, says[0], whats[says[1]], says[1]) for (id_, _), says in found.items()]
+            before, rows = (
+                rows,
+                [
+                    Row(id_, fingerprint, _what(id_, *made_as[mark]), mark)
+                    for (id_, _), (fingerprint, mark, _) in found.items()
+                ],
+            )
             _check_changes(changes_of(store, run_id), before, rows)
+
+
+def _what(id_: str, made_by: str, what: str) -> str:
+    """What a row of `id_` is that was made as `what`: another's place says nothing final of its own."""
+    return "away" if what == "gone" and made_by != id_ else what
 
 
 def _check_changes(ops: dict[str, str], before: Sequence[Row], after: Sequence[Row]) -> None:
