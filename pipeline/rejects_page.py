@@ -21,8 +21,8 @@ row). `code` is one of these, and no other; `detail` says more in at most {DETAI
 `--set run.retry=CODE`. A changed item that fails with a retryable code keeps its previous vector (`kept_previous`).
 Of items of equal content one is tried for all. Where its *place* failed
 ({_PLACES}),
-the others have its reject with `attempts` 0 and `retryable`, `detail` names it, and they are tried at their own places from
-the next night on.
+the others have its reject with `attempts` 0 and `retryable`, `detail` names it, and they are tried at their own places
+from the next night on.
 
 `lakevec files OUTPUT --table rejects` lists the files.
 
