@@ -39,6 +39,7 @@ __all__ = [
     "check_carry",
     "check_lasting",
     "check_reachable",
+    "check_read_by_ray",
     "continue_index",
     "new_run_id",
     "open_run",
@@ -113,6 +114,7 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
     """
     check_lasting(config.output.path, uploaded=uploaded)
     store = open_store(config.output.path, config.fetch.storage_options)
+    check_read_by_ray(store)
     check_reachable(store)
     manifest = open_manifest(
         config.manifest, config.fetch.storage_options, vectors=config.output.vectors, output=config.output.path
@@ -189,6 +191,13 @@ def check_carry(carry: Sequence[pa.Field], manifest: str) -> None:
                 f"column {field.name!r} (carry) of the manifest {manifest} is {field.type}: Parquet cannot hold a "
                 "struct without members; give one of its rows a member, or leave the column out of manifest.carry"
             )
+
+
+def check_read_by_ray(store: Store) -> None:
+    """Raise ConfigError if Ray's tasks would find no work list in `store`."""
+    # Ray 2.60 takes what stands behind a `?` for a version, and looks for `.parquet` in front of it.
+    if "?" in store.base:
+        raise ConfigError(f"output.path {store.root}: Ray reads no files below a folder with ? in its name; rename it")
 
 
 def check_reachable(store: Store) -> None:

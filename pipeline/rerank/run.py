@@ -17,7 +17,7 @@ from pipeline.policy import FetchPolicy
 from pipeline.rerank.config import RerankConfig
 from pipeline.rerank.plan import Side
 from pipeline.rerank.template import RERANK_TEMPLATE_VERSION, resolve_rerank_instruction
-from pipeline.run import check_lasting, check_reachable, settled_model
+from pipeline.run import check_lasting, check_reachable, check_read_by_ray, settled_model
 from pipeline.storage import Store, open_store
 from pipeline.tokenizer import PromptTokenizer
 
@@ -88,6 +88,7 @@ def open_rerank_run(config: RerankConfig, run_id: str, scratch: Path, *, uploade
     """
     check_lasting(config.output.path, uploaded=uploaded)
     store = open_store(config.output.path, config.fetch.storage_options)
+    check_read_by_ray(store)
     check_reachable(store)
     candidates = open_candidates(config.candidates, config.fetch.storage_options, scratch)
     queries = _manifest(config, "queries", config.queries, candidates.queries_manifest)

@@ -97,7 +97,9 @@ def build_chain(
     context.target_max_block_size = chain.window.block_bytes
     context.execution_no_progress_timeout_s = chain.no_progress_s
     pools = chain.pools
-    work = ray.data.read_parquet([store.full(path) for path in work_paths], filesystem=filesystem_of(store))
+    # Without partitioning: Ray would take a folder on the way that is called `id=…` for the ids of all rows.
+    paths = [store.full(path) for path in work_paths]
+    work = ray.data.read_parquet(paths, filesystem=filesystem_of(store), partitioning=None)
     return (
         work.repartition(target_num_rows_per_block=task_rows)
         .map_batches(

@@ -92,6 +92,7 @@ def test_an_unreachable_cluster_is_exit_2(tmp_path: Path) -> None:
     [
         (["output.path={folder}/manifest.parquet"], "is a file"),
         (["output.path=/proc/nowhere/out"], "cannot be written"),
+        (["output.path={folder}/out?"], "with ? in its name"),
         (
             [
                 "output.path=s3://bucket/out",

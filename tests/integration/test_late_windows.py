@@ -69,10 +69,12 @@ def as_it_is(table: pa.Table, settings: None) -> pa.Table:
 def test_a_late_window_does_not_wait_for_the_end_of_its_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in RAY_ENV.items():
         monkeypatch.setenv(name, value)
-    store, arrived = open_store(str(tmp_path / "out")), str(tmp_path / "arrived")
-    (tmp_path / "out").mkdir()
+    # A folder that Ray would take for a column of ids.
+    out = tmp_path / "id=7"
+    store, arrived = open_store(str(out)), str(tmp_path / "arrived")
+    out.mkdir()
     items = [WorkItem(name, ("t",), (), None, None, None, "f", "m", n, 0) for n, name in enumerate("ab")]
-    pq.write_table(to_work_table(items), tmp_path / "out" / "work.parquet")
+    pq.write_table(to_work_table(items), out / "work.parquet")
     with ray_session(ResourcesConfig(address="local")):
         chain = Chain(
             prepare=Step(SlowPrepare, arrived),
