@@ -104,6 +104,14 @@ def test_spark_binary_files_with_content(tmp_path: Path) -> None:
     assert manifest.skipped == {"no_content": 1, "not_media": 1}
 
 
+def test_spark_binary_files_of_which_one_has_no_content(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "m" / "1.parquet", _binary_file([b"pic", None, b"doc", b"mov"]))
+    write_parquet(tmp_path / "m" / "2.parquet", _binary_file(None))
+    manifest = opened(tmp_path / "m")
+    assert all(row.media for row in rows_of(manifest)), "an item with nothing in it would embed NULL"
+    assert manifest.skipped == {"no_content": 4, "not_media": 2}
+
+
 def _pictures(start: int, n: int) -> pa.RecordBatch:
     images = pa.array([{"bytes": b"\xff\xd8\xff%d" % i, "path": None} for i in range(start, start + n)], HF_IMAGE)
     return pa.RecordBatch.from_arrays(

@@ -1,8 +1,8 @@
 """Spark's `binaryFile`: a row a file, with its path, time, length and perhaps content.
 
 In: column names, tables. Out: `uri` (the path, with Hadoop's `s3a://` as `s3://`) as id, the content or else that URI
-as the medium, whose bytes say what it is. Left out: other files (`not_media`), and rows without content where the
-column is there (`no_content`).
+as the medium, whose bytes say what it is. Left out: other files (`not_media`), and rows without content where a file
+of the table has that column (`no_content`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def _with_uri(inline: bool, file: str, first_row: int, table: pa.Table) -> Conve
     paths = table.column("path").cast(pa.string())
     none = pa.scalar(None, pa.string())
     reasons = pc.if_else(pc.fill_null(not_media(paths), False), "not_media", none)
-    if inline and "content" in table.column_names:
-        reasons = pc.coalesce(reasons, pc.if_else(table.column("content").is_null(), "no_content", none))
+    if inline:
+        # A file without the column has rows without content: none of them is an item with nothing in it.
+        lacks = table.column("content").is_null() if "content" in table.column_names else paths.is_valid()
+        reasons = pc.coalesce(reasons, pc.if_else(lacks, "no_content", none))
     uris = pc.replace_substring_regex(paths, "^s3[an]://", "s3://")
     return Converted(table.append_column("uri", uris), reasons)
