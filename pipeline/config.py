@@ -107,9 +107,11 @@ class OutputConfig(Section):
     def _distinct_names(cls, vectors: tuple[VectorSpec, ...]) -> tuple[VectorSpec, ...]:
         names = [spec.name for spec in vectors]
         columns = names + [f"{spec.name}_scale" for spec in vectors if spec.dtype == "int8"]
-        if not names or len(set(columns)) != len(columns):
+        # SQL does not tell upper case from lower.
+        folded = [column.casefold() for column in columns]
+        if not names or len(set(folded)) != len(folded):
             raise ValueError(f"vector columns must be named, and differently; got {columns}")
-        taken = sorted(RESERVED_NAMES.intersection(columns))
+        taken = sorted(RESERVED_NAMES.intersection(folded))
         if taken:
             raise ValueError(
                 f"vector columns may not be called {', '.join(taken)}: the tables have columns of that name"

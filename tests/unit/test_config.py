@@ -59,6 +59,8 @@ def test_frozen(tmp_path: Path) -> None:
         (["output.vectors=[{name: a}, {name: a}]"], ["differently"]),
         (["output.vectors=[{name: code}]"], ["code", "columns of that name"]),
         (["output.vectors=[{name: run}]"], ["run"]),
+        (["output.vectors=[{name: ID}]"], ["called id"]),
+        (["output.vectors=[{name: a}, {name: A}]"], ["and differently"]),
         (["output.vectors=[]"], ["named"]),
         (["manifest.columns={text: id}"], ["text and id", "'id'"]),
         (["manifest.columns={image: url, video: url}"], ["'url'"]),
