@@ -11,6 +11,7 @@ import importlib.util
 import sys
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -189,15 +190,17 @@ def _manifest(config: Config) -> list[Finding]:
 def _output(config: Config) -> list[Finding]:
     store = open_store(config.output.path, config.fetch.storage_options)
     name = f"_doctor-{uuid.uuid4().hex}"
-    new_folder = store.is_local and not Path(store.base).exists()
+    base = Path(store.base)
+    new_folders = [folder for folder in (base, *base.parents) if not folder.exists()] if store.is_local else []
     try:
         problem = _probe(store, name)
     except OSError as error:
         problem = f"cannot be written: {error}"
     finally:
         store.delete(name)
-        if new_folder and Path(store.base).is_dir():
-            Path(store.base).rmdir()
+        for folder in new_folders:
+            with suppress(OSError):
+                folder.rmdir()
     if problem:
         advice = "check the path, its permissions and the free space; lakevec needs a store that creates exclusively"
         return [Finding("output", False, f"{config.output.path}: {problem}", advice)]

@@ -67,6 +67,8 @@ def test_nothing_is_left_in_the_output(tmp_path: Path) -> None:
     (tmp_path / "out" / "kept").write_text("x")
     diagnose(config)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["kept"]
+    diagnose(config_of(tmp_path, output={"path": str(tmp_path / "new" / "folder" / "out")}))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_library_that_is_too_old_or_absent_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
