@@ -132,6 +132,13 @@ LEFT JOIN tried_elsewhere ON wanting.n = tried_elsewhere.n
 WHERE to_do OR has_vector OR (leaders.n IS NOT NULL AND NOT coalesce(stands, false))
 """
 
+# Whose row may be another item's in the end: one too whose place failed in a killed run, and others are tried now.
+_TAKING = """
+SELECT n FROM stale UNION ALL SELECT n FROM settled WHERE NOT leads OR beside_others UNION ALL
+SELECT items.n FROM items JOIN outcomes ON items.id = outcomes.id AND items.fingerprint = outcomes.fingerprint
+WHERE shared AND is_part AND of_place
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class PlanCounts:
@@ -204,8 +211,7 @@ def compare(
         for batch in found.db.sql("SELECT n, attempts FROM settled WHERE leads").to_arrow_reader(1 << 20):
             to_do[batch.column("n").to_numpy()] = 1 + batch.column("attempts").to_numpy()
         stale = np.zeros(counts.items, np.bool_)
-        query = "SELECT n FROM stale UNION ALL SELECT n FROM settled WHERE NOT leads OR beside_others"
-        for batch in found.db.sql(query).to_arrow_reader(1 << 20):
+        for batch in found.db.sql(_TAKING).to_arrow_reader(1 << 20):
             stale[batch.column("n").to_numpy()] = True
     return Comparison(counts, to_do, stale)
 

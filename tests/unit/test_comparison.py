@@ -138,6 +138,8 @@ def oracle(states: Mapping[str, State], shared: Collection[str]) -> tuple[PlanCo
                     stale.add(id_)  # another one's vector may become its own
         elif not done and not idle:
             marks[id_] = 1 + (reject.attempts if found == "retryable" and reject else 0)
+        if done and item in shared and isinstance(part, Reject) and part.of_place:
+            stale.add(id_)  # another one's vector may become its own
         n[found] += 1
         n["resumed"] += done and not idle
     live = sum(vector is not None or reject is not None for _, vector, reject, *_ in states.values())

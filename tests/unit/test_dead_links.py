@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pipeline.config import Config
 from pipeline.index.verify import verify
 from pipeline.storage import Store, open_store
+from tests.fixtures.living_lake import Content
 from tests.fixtures.manifests import write_jsonl
 from tests.fixtures.nightly import SPECS, live_rejects, live_vectors, run_night
 
@@ -50,6 +53,22 @@ def test_a_dead_link_leads_its_content_once(tmp_path: Path, store: Store) -> Non
     assert live_rejects(store) == set()
     again = run_night(config(tmp_path), store, "night-3")
     assert (again.counts.to_do, again.snapshot) == (0, None)
+
+
+def test_a_link_found_dead_by_a_killed_run_carries_its_own_values(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "1.png").write_bytes(PICTURE)
+    settings = config(tmp_path, block_items=1)
+    with (tmp_path / "m.jsonl").open("a") as file:
+        file.write('{"id": "text", "text": "t", "label": "l"}\n')
+
+    def killed(content: Content) -> NDArray[np.float32]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_night(settings, store, "night-1", killed)
+    assert run_night(settings, store, "night-2").counts.resumed == 1
+    labels = {id_: label for id_, (_, label) in live_vectors(store).items()}
+    assert labels == {f"i{n}": f"l{n}" for n in range(5)} | {"text": "l"}
 
 
 def test_of_very_many_places_some_are_tried_each_night(
