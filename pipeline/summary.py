@@ -56,7 +56,7 @@ class Summary:
     message: str | None = None
     counts: dict[str, int] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
-    rejects_by_code: dict[str, int] = field(default_factory=dict)
+    rejects_by_code: dict[str, int] | None = None
     skipped: dict[str, int] = field(default_factory=dict)
     actors: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -67,6 +67,7 @@ class Summary:
         seconds = {"total": total_s, "plan": 0.0, "prepare": self.tally.prepare_s, "encode": self.tally.encode_s}
         seconds |= {"write": self.tally.write_s, "commit": 0.0} | self.seconds
         run_s = self.seconds.get("run", total_s)
+        own_codes = dict(sorted(self.tally.rejects.items()))
         own = {self.made: self.tally.vectors, "rejects": self.tally.rejects.total()}
         facts = run_facts(self.run_id, self.job, exit_code, self.message, self.started_at, finished_at)
         return {
@@ -74,7 +75,7 @@ class Summary:
             "output": self.config.output.path,
             "compute_fingerprint": self.compute_fingerprint,
             "counts": dict.fromkeys(PLANNED, 0) | own | self.counts | {"encoded": self.tally.encoded},
-            "rejects_by_code": self.rejects_by_code or dict(sorted(self.tally.rejects.items())),
+            "rejects_by_code": own_codes if self.rejects_by_code is None else self.rejects_by_code,
             "skipped": self.skipped,
             "tokens": {
                 "text": self.tally.text_tokens,

@@ -54,3 +54,11 @@ def test_a_run_that_did_nothing_has_no_bottleneck() -> None:
     assert document["bottleneck"] is None
     assert document["packing"] == {"forwards": 0, "efficiency": None}
     assert document["throughput"] == {"items_s": 0.0, "tokens_s": 0.0}
+
+
+def test_codes_of_a_complete_run_are_those_of_its_index() -> None:
+    summary = Summary("r", "embed_corpus", CONFIG, counts={"items": 1, "rejects": 0})
+    summary.tally.rejects["NOT_FOUND"] = 1  # of an item that another's vector was copied to
+    assert summary.as_dict(ExitCode.INCOMPLETE, summary.started_at)["rejects_by_code"] == {"NOT_FOUND": 1}
+    summary.rejects_by_code = {}
+    assert summary.as_dict(ExitCode.COMPLETE, summary.started_at)["rejects_by_code"] == {}
