@@ -166,7 +166,8 @@ def test_children_killed_in_the_middle_of_a_message_cost_nothing() -> None:
 def test_a_child_can_reach_nothing_and_remembers_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "CANA" + "RY-7f3a-secret" * 3)
     monkeypatch.setenv("MY_HF_TOKEN", "CANA" + "RY-7f3a-secret" + "x" * 900)
-    with DecodePool(harmful, LIMITS) as pool:
+    # To read all of its memory takes a child a second where the machine is busy.
+    with DecodePool(harmful, DecodeConfig(timeout_s=60, memory_mb=512)) as pool:
         assert detail(pool, b"try") == "nothing"
         assert detail(pool, b"remember") == "0"
         if pool.check().result().has_no_network:
