@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from PIL import Image
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from pipeline.redaction import _Known
 from pipeline.storage import Store, open_store
 from tests.fixtures.ray_head import RayHead
 from tests.fixtures.s3_server import S3Server
 
-# A first example loads tables, and a machine may be busy: how long an example takes says nothing about what it shows.
-settings.register_profile("lakevec", settings(), deadline=None)
+# A first example loads tables, and a machine may be busy: how long an example takes, or to make one, says nothing
+# about what it shows.
+settings.register_profile("lakevec", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lakevec")
 
 
@@ -35,6 +39,20 @@ class _HeadTogether(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _HeadTogether:
     """How tests are shared out between the processes of `--numprocesses`."""
     return _HeadTogether(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_other_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the tests of a process would hand on to each other: a test alone and one among thousands see the same.
+
+    Secrets above all: each that a test made known, its server's too, would be taken out of what the later ones say.
+    """
+    monkeypatch.setattr("pipeline.redaction._known", _Known())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # which `settle_limits` sets
+    logger = logging.getLogger("lakevec")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -174,7 +174,7 @@ def test_the_log_is_the_jobs_own(embedded: Embedded) -> None:
 
 def test_running_again_does_nothing(embedded: Embedded) -> None:
     before = data_files(embedded.store)
-    done = run_job(embedded.config, timeout_s=60, RAY_ADDRESS="127.0.0.1:1")  # no cluster is asked for
+    done = run_job(embedded.config, timeout_s=200, RAY_ADDRESS="127.0.0.1:1")  # no cluster is asked for
     assert done.returncode == 0, done.stdout
     summary = last_summary(embedded.store)
     assert summary["counts"]["encoded"] == 0
@@ -201,7 +201,7 @@ def test_files_and_verify_commands(embedded: Embedded) -> None:
 
 def test_another_kind_of_index_is_refused(embedded: Embedded) -> None:
     before = data_files(embedded.store)
-    done = run_job(embedded.config, "--set", "inputs.instruction=Another task", timeout_s=60)
+    done = run_job(embedded.config, "--set", "inputs.instruction=Another task", timeout_s=200)
     assert done.returncode == 4, done.stdout
     assert "another kind of index" in done.stdout
     assert "inputs.instruction None is 'Another task' in this config; run.on_recompute=all" in done.stdout

@@ -118,7 +118,7 @@ def test_a_stopped_run_commits_what_is_done(
     process = start_job(config)
     wait_for_progress(tmp_path / "out", process, commits=1)
     process.send_signal(number)
-    out, _ = process.communicate(timeout=90)
+    out, _ = process.communicate(timeout=200)
     assert process.returncode == code, out
     store = open_store(str(tmp_path / "out"), {})
     assert last_summary(store)["exit_code"] == code
@@ -147,7 +147,7 @@ def test_a_time_budget_ends_early_and_the_next_run_goes_on(
 def test_a_live_owner_is_left_alone(lake: Path, tmp_path: Path, ray_head: RayHead) -> None:
     store = open_store(str(tmp_path / "out"), {})
     with Claim.acquire(store, "other-run", fingerprint="f", renew_s=0.2):
-        done = run_job(config_for(lake, tmp_path, ray_head.address), timeout_s=90)
+        done = run_job(config_for(lake, tmp_path, ray_head.address), timeout_s=200)
     assert done.returncode == 4, done.stdout
     assert "other-run" in done.stdout
 

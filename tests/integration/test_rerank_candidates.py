@@ -231,7 +231,7 @@ def test_an_embed_job_leaves_scores_alone(finished: Finished, tmp_path: Path) ->
         model={"path": str(tiny_model())},
         resources={"address": "127.0.0.1:1"},
     )
-    done = run_job(config, timeout_s=90)
+    done = run_job(config, timeout_s=200)
     assert done.returncode == 4, done.stdout
     assert Log(finished.store).state().snapshot == snapshot
 

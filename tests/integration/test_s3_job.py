@@ -58,7 +58,7 @@ def test_manifest_media_and_output_on_s3(
     assert verify(out) == []
     assert s3_server.storage_options["s3"]["secret"] not in done.stdout + str(last_summary(out))
 
-    again = run_job(config, timeout_s=60, RAY_ADDRESS="127.0.0.1:1")
+    again = run_job(config, timeout_s=200, RAY_ADDRESS="127.0.0.1:1")
     assert again.returncode == 0, again.stdout
     assert last_summary(out)["counts"]["encoded"] == 0
 

@@ -96,7 +96,7 @@ def stopped_after(process: subprocess.Popen[str], within_s: float) -> tuple[floa
 
 
 def wait_until_throttled(lake: Lake, process: subprocess.Popen[str], answers: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while lake.proxy.counts["slow"] < answers:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "the store was not asked"
@@ -117,7 +117,7 @@ def test_while_planning_asks_the_store(identity: str, lake: Lake, tmp_path: Path
 
 
 def wait_for_commit(store: Store, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not Log(store).state().progress:
         assert process.poll() is None, process.communicate()[0]
         if time.monotonic() > deadline:

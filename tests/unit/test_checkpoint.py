@@ -186,7 +186,7 @@ def run_offline(hub: Path, model: str, revision: str | None = None) -> list[str]
     environment = os.environ | {"HF_HOME": str(hub), "HF_HUB_OFFLINE": "1"}
     script = _hub_script(model, revision)
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=240
     )
     return done.stdout.splitlines()
 

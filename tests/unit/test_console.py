@@ -35,7 +35,7 @@ def run_unread(arguments: list[str], *, unbuffered: bool = False, stderr: bool =
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     try:
         command = [sys.executable, *(["-u"] if unbuffered else []), *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=env, timeout=120, stdout=out, stderr=err)
+        done = subprocess.run(command, cwd=ROOT, env=env, timeout=240, stdout=out, stderr=err)
     finally:
         os.close(write)
     return done.returncode, ((done.stdout if stderr else done.stderr) or b"").decode()
@@ -63,7 +63,7 @@ def test_a_command_that_says_nothing_keeps_its_status() -> None:
 def test_another_broken_pipe_is_an_error() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(body="raise BrokenPipeError('a worker')")],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 1
     assert "BrokenPipeError: a worker" in done.stderr

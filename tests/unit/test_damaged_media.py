@@ -149,6 +149,7 @@ def test_playlists_open_nothing_and_connect_to_nothing() -> None:
         RejectCode.NO_VIDEO_STREAM, RejectCode.IMAGE_TOO_LARGE,
     }  # fmt: skip
     with DecodePool(equip_watched, LIMITS) as pool:
+        pool.check().result()
         for name, playlist in PLAYLISTS.items():
             for disguise, head in DISGUISES.items():
                 for kind in (MediaKind.VIDEO, MediaKind.IMAGE):
@@ -158,4 +159,4 @@ def test_playlists_open_nothing_and_connect_to_nothing() -> None:
                         pool.result(pool.submit(job))
                     assert caught.value.code in refusing, (name, disguise, kind)
                     assert caught.value.detail == "reached []", (name, disguise, kind)
-                    assert time.monotonic() - began < 5  # nothing waits for an answer from anywhere
+                    assert time.monotonic() - began < 20  # nothing waits for an answer from anywhere

@@ -169,7 +169,7 @@ def test_torch_and_decoders_never_share_a_process() -> None:
         "print('torch' in sys.modules, 'av' in sys.modules, 'pipeline.decode.image' in sys.modules)\n"
         "print('torch' in there, 'av' in there, 'pipeline.decode.image' in there)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=240)
     assert done.stdout.splitlines() == ["True False False", "False True True"]
 
 

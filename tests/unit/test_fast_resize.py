@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -80,7 +79,9 @@ def _prepared(inputs: InputsConfig, blob: bytes) -> Prepared:
 def test_without_its_extra_no_preparer_starts() -> None:
     fast_resize._library.cache_clear()
     try:
-        with patch.dict(sys.modules, {"cykooz_resizer": None}):
+        # Not `patch.dict`, which would also forget every module that is imported meanwhile.
+        with pytest.MonkeyPatch.context() as without:
+            without.setitem(sys.modules, "cykooz_resizer", None)
             with pytest.raises(ConfigError, match=r"lakevec\[fast-resize\]"):
                 Preparer(prompt_tokenizer(), FAST)
             Preparer(prompt_tokenizer(), InputsConfig())

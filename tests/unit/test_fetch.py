@@ -268,15 +268,16 @@ def test_large_files_are_not_begun_by_the_dozen(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_sizes_are_known_when_read_not_when_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    large, begun, large_read = bytes(20 * MIB), [], threading.Event()
+    large, begun = bytes(20 * MIB), []
 
     def read(uri: str) -> bytes:
         begun.append(uri)
         if uri == "0":
-            assert large_read.wait(10)
-            time.sleep(0.1)
+            until = time.monotonic() + 60
+            while fetch._sizes.expected_bytes() is None:  # the large one's, which nobody has asked for yet
+                assert time.monotonic() < until
+                time.sleep(0.01)
             return b"x"
-        large_read.set()
         return large
 
     with fetching(monkeypatch, read, 40 * MIB) as fetch:
@@ -285,7 +286,7 @@ def test_sizes_are_known_when_read_not_when_used(monkeypatch: pytest.MonkeyPatch
         while len(begun) < 3:
             time.sleep(0.01)
         time.sleep(0.05)
-        assert begun == ["0", "1", "2"]
+        assert sorted(begun) == ["0", "1", "2"]  # the first two by two threads, at once
 
 
 def test_the_sizes_of_earlier_calls_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +294,7 @@ def test_the_sizes_of_earlier_calls_count(monkeypatch: pytest.MonkeyPatch) -> No
 
     def read(uri: str) -> bytes:
         if uri.startswith("second"):
-            together.wait(10)
+            together.wait(60)
         return b"x"
 
     with fetching(monkeypatch, read, 2 * MIB) as fetch:
@@ -342,8 +343,8 @@ def test_leaving_early_drops_what_was_not_begun(monkeypatch: pytest.MonkeyPatch)
         loading.close()
         left.set()
         fetch.load(item("after", "after"))
-    assert begun[:2] == ["before", "0"]
-    assert "after" in begun
+    assert begun[0] == "before"
+    assert {"0", "after"} <= set(begun)
     assert len(begun) <= 3 + THREADS, "those that the threads were at, and none that waited for a thread"
 
 

@@ -45,6 +45,6 @@ RERANK_CELLS = ("text query, texts", "text query, images", "image query, texts",
 
 
 def test_an_encoder_and_the_gpu_benchmarks_work_without_the_libraries_of_the_pipeline() -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [2, 1, ["mix", "texts", *RERANK_CELLS], []]

@@ -118,7 +118,7 @@ def test_one_probe_at_a_time_while_everything_is_throttled() -> None:
 
     async def work() -> list[str]:
         pace = Pace("a store", 8, 60)
-        return await asyncio.gather(*(persist(read, pace, Patience(0.5, 0), nullcontext()) for _ in range(50)))
+        return await asyncio.gather(*(persist(read, pace, Patience(1.5, 0), nullcontext()) for _ in range(50)))
 
     assert run(work) == ["good"] * 50
     early = [at for at in asked if at < good_from]

@@ -25,15 +25,7 @@ from pipeline.redaction import (
     remember_options,
     shown_options,
 )
-from pipeline.redaction import _Known as Known
 from pipeline.storage import open_store
-
-
-@pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test makes known would be taken out of the texts of every later one."""
-    monkeypatch.setattr("pipeline.redaction._known", Known())
-
 
 LOOKS_LIKE_ONE = {
     "presigned": (
@@ -179,9 +171,9 @@ def test_a_long_text_is_searched_fast_for_the_lines_of_keys() -> None:
     text = base64.b64encode(os.urandom(75_000)).decode()
 
     def seconds() -> float:
-        started = time.process_time()
+        started = time.thread_time()
         redact(text)
-        return time.process_time() - started
+        return time.thread_time() - started
 
     remember_options({"sftp": {"pkey": "\n".join(lines)}})
     assert lines[7] not in redact(f"{text}{lines[7]}{text}")
@@ -191,7 +183,7 @@ def test_a_long_text_is_searched_fast_for_the_lines_of_keys() -> None:
 SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=["C"]), min_size=8, max_size=40)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(SECRETS, st.text(max_size=20), st.text(max_size=20))
 def test_a_known_secret_is_found_however_it_is_spelt(secret: str, before: str, after: str) -> None:
     remember_options({"s3": {"secret": secret}})
@@ -358,9 +350,9 @@ def test_texts_that_are_all_beginnings_of_secrets_take_no_longer_than_others(hos
     def seconds(text: str) -> float:
         took = []
         for _ in range(2):
-            started = time.process_time()
+            started = time.thread_time()
             assert len(redact(text)) <= LONGEST_CHARS + 10
-            took.append(time.process_time() - started)
+            took.append(time.thread_time() - started)
         return min(took)
 
     # Where a pattern begins anew at each of them, four times the text takes sixteen times as long.

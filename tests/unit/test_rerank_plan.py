@@ -189,7 +189,7 @@ def test_a_document_that_changed_since_is_told(tmp_path: Path) -> None:
     work = pa.Table.from_struct_array(tile.column("documents").combine_chunks().flatten())
     with Fetcher(FetchPolicy.of(FetchConfig(), str(tmp_path))) as fetcher:
         [(_, first)] = fetcher.load_many(from_work_table(work))
-        (tmp_path / "a.png").write_bytes(b"changed")
+        (tmp_path / "a.png").write_bytes(b"changed since")  # of another size: clocks of file systems are coarse
         [(_, second)] = fetcher.load_many(from_work_table(work))
     assert isinstance(first, LoadedItem)
     assert isinstance(second, RejectError)

@@ -85,27 +85,38 @@ def test_faults_cost_requests_and_nothing_else(
     assert reads <= proxy.counts["passed"] <= proxy.counts["requests"] <= 1.6 * reads
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "lakevec"]
+
+
 @pytest.mark.parametrize("stall_s", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_store_that_throttles_everything_is_waited_for(
     s3_server: S3Server, proxy: FaultyProxy, lake: dict[str, str], stall_s: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with fetcher(s3_server, proxy, timeout_s=2, retries=0) as fetch, caplog.at_level(logging.INFO, "lakevec"):
+    with fetcher(s3_server, proxy, timeout_s=6, retries=0) as fetch, caplog.at_level(logging.INFO, "lakevec"):
         assert outcomes(fetch, lake, 50) == (0, [])
         proxy.faults = Faults(all_slow=True)
         before = proxy.counts["requests"]
-        over = threading.Timer(stall_s, lambda: setattr(proxy.faults, "all_slow", False))
-        over.start()
+
+        def recover() -> None:
+            until = time.monotonic() + 60  # a busy client is throttled late, and tells of it later still
+            while not any("5 s so far" in text for text in told(caplog)) and time.monotonic() < until:
+                time.sleep(0.05)
+            proxy.faults.all_slow = False
+
+        over = threading.Timer(stall_s, recover)
         started = time.monotonic()
+        over.start()
         assert outcomes(fetch, lake, 300) == (0, []), "neither the deadline nor the retries of a file run out"
         took_s = time.monotonic() - started
         over.join()
     stalled = proxy.counts["slow"]
-    said = [record.getMessage() for record in caplog.records]
+    said = told(caplog)
     print(f"\n{stall_s} s of 503: over after {took_s:.1f} s, {stalled} requests throttled; {said}")
     assert took_s >= stall_s
     assert proxy.counts["requests"] - before >= 300
     # All that were under way, five more and those beside them; then a probe each second or two.
-    assert stalled <= 2 * 32 + 5 + 2 * stall_s, "while everything is throttled the store is only probed"
+    assert stalled <= 2 * 32 + 5 + 2 * took_s, "while everything is throttled the store is only probed"
     assert any("answers 503 to every request" in text and "5 s so far" in text for text in said)
     assert any("answers again" in text for text in said)
 
@@ -120,10 +131,10 @@ def test_a_store_that_throttles_beyond_the_patience_fails_the_items_for_tonight(
         assert {reject.code for reject in rejects} == {RejectCode.FETCH_FAILED}
         assert len(rejects) == 60
         assert RejectCode.FETCH_FAILED.meaning.retryable
-        assert 1.5 < time.monotonic() - started < 30, "once, and not for each item"
+        assert 1.5 < time.monotonic() - started < 60, "once, and not for each item"
         proxy.faults = Faults()
         assert outcomes(fetch, lake, 20) == (0, []), "the first good answer ends it"
-        said = [record.getMessage() for record in caplog.records]
+        said = told(caplog)
         assert len(said) == 2, said
         assert "fetch.throttle_patience_s" in said[0]
         assert "answers again" in said[1]
@@ -133,13 +144,13 @@ def test_retry_after_is_kept(s3_server: S3Server, proxy: FaultyProxy, lake: dict
     proxy.faults = Faults(all_slow=True, retry_after="2")
     uri = next(iter(lake))
     with fetcher(s3_server, proxy) as fetch, ThreadPoolExecutor(1) as pool:
+        began = time.monotonic()
         reading = pool.submit(fetch.fetch, uri)
         while not proxy.counts["slow"]:
             time.sleep(0.01)
         proxy.faults = Faults()
-        throttled_at = time.monotonic()
         assert hashlib.sha256(reading.result()).hexdigest() == lake[uri]
-        assert time.monotonic() - throttled_at > 1.9
+        assert time.monotonic() - began > 1.9
 
 
 def test_planning_asks_as_patiently(s3_server: S3Server, proxy: FaultyProxy, lake: dict[str, str]) -> None:
