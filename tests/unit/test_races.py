@@ -115,7 +115,7 @@ def test_of_racing_puts_of_a_number_one_wins_each_round(store: Store, rounds: in
     print(f"{len(won)} of {rounds} rounds of {RACERS} puts had one winner each, on {store.root}")
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [5, pytest.param(500, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_of_racing_runs_one_publishes_each_round(store: Store, rounds: int) -> None:
     won: list[str] = []
     head = 0
