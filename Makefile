@@ -32,12 +32,12 @@ lint: install ## formatting, style, types and dependency direction
 	$(BIN)/lint-imports
 
 # Two processes: the tests of the whole job, which share one Ray head and mostly wait, beside all the others; and one
-# thread each, since threads that wait for each other on busy cores spin.
+# thread each, as Ray's workers have, since threads that wait for each other on busy cores spin.
 test: lint ## lint, and every test but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses 2
 
 test-slow: install ## the long suites
-	$(BIN)/python -m pytest -m slow --timeout 1800
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800
 
 format: install ## format and mend what can be mended by itself
 	$(BIN)/ruff format .
