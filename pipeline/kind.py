@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pipeline.config import Config
-from pipeline.errors import OwnershipError
+from pipeline.errors import ConfigError, OwnershipError
 from pipeline.index.commits import Commit
 from pipeline.index.derive import Derivation, derivation_of, underivable
 from pipeline.index.files import made_by
@@ -108,7 +108,16 @@ def check_same_kind(run: OfKind, state: IndexState) -> None:
 
 
 def beside(output: str, compute_fingerprint: str) -> str:
-    """Where the index of `compute_fingerprint` lies, the same place every night, if `output` holds another kind."""
+    """Where the index of `compute_fingerprint` lies, the same place every night, if `output` holds another kind.
+
+    Raises ConfigError where that is a whole bucket: beside it are other buckets.
+    """
+    scheme, _, place = output.rpartition("://")
+    if scheme and "/" not in place.rstrip("/"):
+        raise ConfigError(
+            f"output.path {output} is a whole bucket, and run.on_recompute is new_index: the new index would go beside "
+            "it, into a bucket of another name; give an output.path that is a folder"
+        )
     return f"{output.rstrip('/')}-{compute_fingerprint[:_HEX_DIGITS]}"
 
 

@@ -134,7 +134,8 @@ def open_run(config: Config, run_id: str, *, uploaded: bool) -> Run:
 def placed(run: Run) -> Run:
     """`run`, its output beside `output.path` where the index there is of another kind and the config wants that.
 
-    Raises OwnershipError if the index is of another kind and the config says nothing of it.
+    Raises OwnershipError if the index is of another kind and the config says nothing of it, and ConfigError where
+    nothing can lie beside it.
     """
     how = continuation(run, Log(run.store).state())
     if not how.beside:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config import Config
-from pipeline.errors import ExitCode, OwnershipError
+from pipeline.errors import ConfigError, ExitCode, OwnershipError
 from pipeline.fingerprint import compute_facts, compute_fingerprint
 from pipeline.index.commits import Commit, CommitKind
 from pipeline.index.snapshot import kind_info
@@ -151,3 +151,7 @@ def test_a_table_of_scores_is_no_index_to_go_on_with(tmp_path: Path, told: str) 
 def test_the_place_beside_is_the_same_every_night() -> None:
     compute = "0123456789abcdef" * 2
     assert beside("s3://b/out/", compute) == beside("s3://b/out", compute) == "s3://b/out-0123456789ab"
+    assert beside("file:///out", compute) == "file:///out-0123456789ab"
+    for bucket in ("s3://b", "s3://b/"):
+        with pytest.raises(ConfigError, match="a whole bucket"):
+            beside(bucket, compute)
