@@ -31,13 +31,12 @@ lint: install ## formatting, style, types and dependency direction
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two processes: the tests of the whole job, which share one Ray head and mostly wait, beside all the others; and one
-# thread each, as Ray's workers have, since threads that wait for each other on busy cores spin.
+# Two processes: the tests of the whole job, which share one Ray head and mostly wait, beside all the others.
 test: lint ## lint, and every test but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' --numprocesses 2
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2
 
 test-slow: install ## the long suites
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --timeout 1800
+	$(BIN)/python -m pytest -m slow --timeout 1800
 
 format: install ## format and mend what can be mended by itself
 	$(BIN)/ruff format .

@@ -63,10 +63,20 @@ class Untouched:
     took_s: float
 
 
+CPUS = 3
+"""Of each node: neither of the two has room for the whole job."""
+
+
 @pytest.fixture(scope="module")
-def nodes() -> Iterator[tuple[RayHead, RayNode]]:
-    """Two nodes, neither of which has room for the whole job."""
-    with RayHead(n_cpus=3) as head, RayNode(head, n_cpus=3) as node:
+def head() -> Iterator[RayHead]:
+    with RayHead(n_cpus=CPUS) as head:
+        yield head
+
+
+@pytest.fixture
+def nodes(head: RayHead) -> Iterator[tuple[RayHead, RayNode]]:
+    """The head and a node of the test's own, which it may lose."""
+    with RayNode(head, n_cpus=CPUS) as node:
         yield head, node
 
 
@@ -99,12 +109,13 @@ def config_for(lake: Path, folder: Path, head: RayHead) -> Path:
 
 
 @pytest.fixture(scope="module")
-def untouched(lake: Path, tmp_path_factory: pytest.TempPathFactory, nodes: tuple[RayHead, RayNode]) -> Untouched:
+def untouched(lake: Path, tmp_path_factory: pytest.TempPathFactory, head: RayHead) -> Untouched:
     folder = tmp_path_factory.mktemp("untouched")
-    began_s = time.monotonic()
-    done = run_job(config_for(lake, folder, nodes[0]), timeout_s=PATIENCE_S)
-    assert done.returncode == 0, done.stdout
-    took_s = time.monotonic() - began_s
+    with RayNode(head, n_cpus=CPUS):
+        began_s = time.monotonic()
+        done = run_job(config_for(lake, folder, head), timeout_s=PATIENCE_S)
+        assert done.returncode == 0, done.stdout
+        took_s = time.monotonic() - began_s
     print(f"untouched: {ITEMS} items in {took_s:.0f} s")
     return Untouched({table: read_live(str(folder / "out"), table) for table in ("vectors", "rejects")}, took_s)
 
@@ -160,7 +171,7 @@ def complete(config: Path, process: subprocess.Popen[str]) -> Counter[int]:
         process = start_job(config)
 
 
-def test_a_run_under_kills(lake: Path, tmp_path: Path, nodes: tuple[RayHead, RayNode], untouched: Untouched) -> None:
+def test_a_run_under_kills(lake: Path, tmp_path: Path, untouched: Untouched, nodes: tuple[RayHead, RayNode]) -> None:
     dice = random.Random(fault_seed())
     config, output = config_for(lake, tmp_path, nodes[0]), tmp_path / "out"
     killed: Counter[str] = Counter()
@@ -200,7 +211,7 @@ def test_a_run_under_kills(lake: Path, tmp_path: Path, nodes: tuple[RayHead, Ray
     assert_same_index(output, untouched)
 
 
-def test_a_node_is_lost(lake: Path, tmp_path: Path, nodes: tuple[RayHead, RayNode], untouched: Untouched) -> None:
+def test_a_node_is_lost(lake: Path, tmp_path: Path, untouched: Untouched, nodes: tuple[RayHead, RayNode]) -> None:
     head, node = nodes
     config, output = config_for(lake, tmp_path, head), tmp_path / "out"
     process = start_job(config)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from pipeline.embedder import Embedder
@@ -79,12 +78,7 @@ EVENINGS = (Evening.COLLECT, Evening.COLLECT, Evening.RESTORE)
 
 @pytest.fixture(scope="module")
 def embed() -> Iterator[Callable[[Content], NDArray[np.float32]]]:
-    """The library's vector of one content, alone in its forward as `model.deterministic` has it.
-
-    With one thread, as the job's encoders have: how many there are shows in the last bit of a sum.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """The library's vector of one content, alone in its forward as `model.deterministic` has it."""
     with Embedder(str(tiny_model()), dtype="float32") as embedder:
 
         def one(content: Content) -> NDArray[np.float32]:
@@ -92,7 +86,6 @@ def embed() -> Iterator[Callable[[Content], NDArray[np.float32]]]:
             return embedder.embed([{name: value for name, value in given.items() if value is not None}])[0]
 
         yield one
-    torch.set_num_threads(threads)
 
 
 def test_a_month(tmp_path: Path, ray_head: RayHead, embed: Callable[[Content], NDArray[np.float32]]) -> None:
