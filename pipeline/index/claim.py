@@ -46,6 +46,8 @@ class Claim:
         """The index as it was when the claim was made."""
         self.lost = threading.Event()
         """Set once another run is seen to have taken over: nothing will be committed any more."""
+        self._taken_over = ""
+        """By which run, in words; whoever asks is told, not only the thread that found out."""
         self._log = Log(store)
         self._seq = claimed.seq
         self._lock = threading.Lock()
@@ -169,15 +171,16 @@ class Claim:
         if self._ended:
             raise OwnershipError(f"run {self.run_id} has ended its claim on {self.store.root}")
         if self.lost.is_set():
-            raise OwnershipError(f"another run has taken over {self.store.root}; this run stops")
+            raise OwnershipError(self._taken_over)
 
     def _catch_up(self) -> None:
         for commit in self._log.since(self._seq):
             if commit.run_id != self.run_id:
-                self.lost.set()
-                raise OwnershipError(
+                self._taken_over = (
                     f"run {commit.run_id} has taken over {self.store.root} (commit {commit.seq}); this run stops"
                 )
+                self.lost.set()
+                raise OwnershipError(self._taken_over)
             self._seq = commit.seq
 
     def _look(self) -> None:

@@ -200,7 +200,7 @@ def test_a_stale_owner_cannot_commit(store: Store) -> None:
     stale = _acquire(store, "r1", renew_s=1000.0)
     with _acquire(store, "r2", FakeTime()) as owner:
         for attempt in (stale.recheck, lambda: stale.commit(CommitKind.PROGRESS, added=[ENTRY])):
-            with pytest.raises(OwnershipError, match="taken over"):
+            with pytest.raises(OwnershipError, match="run r2 has taken over"):
                 attempt()
         assert stale.lost.is_set()
         owner.commit(CommitKind.SNAPSHOT, live=[ENTRY])
@@ -227,7 +227,7 @@ def test_the_heartbeat_notices_a_takeover(local: Store) -> None:
     stale = _acquire(local, "r1", renew_s=0.05)
     _foreign(local, _elsewhere(), "r2")
     assert stale.lost.wait(60)
-    with pytest.raises(OwnershipError):
+    with pytest.raises(OwnershipError, match="run r2 has taken over"):
         stale.recheck()
     stale.__exit__(None, None, None)
 
