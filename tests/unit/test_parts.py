@@ -41,8 +41,8 @@ def test_vectors_and_rejects_go_to_their_tables(store: Store) -> None:
     ]
     said = rows_of(store, [entry_of(rejects)], Table.REJECTS)
     assert [(row["id"], row["retryable"], row["code"]) for row in said] == [
-        ("2", True, "FETCH_FAILED"),
-        ("4", False, "FETCH_FAILED"),
+        ("2", True, "DECODE_TIMEOUT"),
+        ("4", False, "IMAGE_UNREADABLE"),
     ]
 
 
