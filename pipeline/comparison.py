@@ -115,20 +115,20 @@ WITH leaders AS (
     SELECT fingerprint, arg_min(n, (attempts::BIGINT << 40) + n) AS n
     FROM wanting WHERE shared AND to_do GROUP BY fingerprint
 ),
-tried_elsewhere AS (
-    SELECT n, row_number() OVER (PARTITION BY fingerprint ORDER BY attempts, n) AS place
+in_turn AS (
+    SELECT n, row_number() OVER (PARTITION BY fingerprint ORDER BY attempts, n) AS turn
     FROM wanting SEMI JOIN (SELECT fingerprint FROM known WHERE elsewhere) USING (fingerprint) WHERE shared AND to_do
 )
 SELECT wanting.n AS n,
-       to_do AND (NOT shared OR ((leaders.n = wanting.n OR coalesce(place <= ?, false))
+       to_do AND (NOT shared OR ((leaders.n = wanting.n OR coalesce(turn <= ?, false))
                                  AND NOT coalesce(stands, false))) AS leads,
-       place IS NOT NULL AS beside_others,
+       turn IS NOT NULL AS beside_others,
        greatest(wanting.attempts, CASE WHEN shared AND again THEN known.attempts ELSE 0 END) AS attempts
 FROM wanting
 LEFT JOIN (SELECT *, has_vector OR has_part OR (has_reject AND NOT again) AS stands FROM known) AS known
        ON shared AND wanting.fingerprint = known.fingerprint
 LEFT JOIN leaders ON wanting.fingerprint = leaders.fingerprint
-LEFT JOIN tried_elsewhere ON wanting.n = tried_elsewhere.n
+LEFT JOIN in_turn ON wanting.n = in_turn.n
 WHERE to_do OR has_vector OR (leaders.n IS NOT NULL AND NOT coalesce(stands, false))
 """
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.errors import OwnershipError
 from pipeline.index.carried import carried_fields, taken_over
 
-__all__ = ["check_columns", "unify"]
+__all__ = ["check_columns", "unify", "with_column"]
 
 
 def check_columns(found: pa.Schema, wanted: pa.Schema, where: str) -> None:
@@ -30,6 +30,12 @@ def check_columns(found: pa.Schema, wanted: pa.Schema, where: str) -> None:
 def unify(rows: pa.RecordBatch, wanted: pa.Schema) -> pa.RecordBatch:
     """`rows` with exactly the columns of `wanted`: a carried column they cannot give is null, others are dropped."""
     return pa.RecordBatch.from_arrays([taken_over(rows, field) for field in wanted], schema=wanted)
+
+
+def with_column(rows: pa.RecordBatch, name: str, values: pa.Array) -> pa.RecordBatch:
+    """`rows` with `values`, of the same type, in their column `name`."""
+    place = rows.schema.get_field_index(name)
+    return rows.set_column(place, rows.schema.field(place), values)
 
 
 def _own(schema: pa.Schema) -> list[pa.Field]:

@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import PLACE_CODES, scrub
+from pipeline.errors import scrub
 from pipeline.index.carried_values import GROUP_ROWS
+from pipeline.index.columns import with_column
 from pipeline.index.parquet import open_parquet
-from pipeline.index.scratch import Scratch
+from pipeline.index.scratch import Scratch, tells_of_place
 from pipeline.spill import batches_of, fill_table
 from pipeline.storage import Store
 
@@ -129,16 +130,17 @@ def as_told_of_another(rows: pa.RecordBatch) -> pa.RecordBatch:
     """
     if "code" not in rows.schema.names:
         return rows
-    columns = {name: rows[name].to_pylist() for name in ("id", "code", "detail", "retryable", "attempts")}
-    for n, code in enumerate(columns["code"]):
-        if code in PLACE_CODES:
-            if columns["attempts"][n]:  # not itself told of another
-                columns["detail"][n] = scrub(f"item {columns['id'][n]!r} of equal content: {columns['detail'][n]}")
-            columns["retryable"][n], columns["attempts"][n] = True, 0
-    for name in ("detail", "retryable", "attempts"):
-        at = rows.schema.get_field_index(name)
-        rows = rows.set_column(at, rows.schema.field(at), pa.array(columns[name], rows.schema.field(at).type))
-    return rows
+    of_place = tells_of_place(rows["code"])
+    # What has no attempts is itself told of another.
+    first_hand = pc.and_(of_place, pc.greater(rows["attempts"], 0))
+    leaders = rows.filter(first_hand)
+    told = [
+        scrub(f"item {id_!r} of equal content: {detail}")
+        for id_, detail in zip(leaders["id"].to_pylist(), leaders["detail"].to_pylist(), strict=True)
+    ]
+    rows = with_column(rows, "detail", pc.replace_with_mask(rows["detail"], first_hand, pa.array(told, pa.string())))
+    rows = with_column(rows, "retryable", pc.or_(rows["retryable"], of_place))
+    return with_column(rows, "attempts", pc.if_else(of_place, pa.scalar(0, pa.int32()), rows["attempts"]))
 
 
 def _rows_at_most(file_bytes: int, file_rows: int, target_bytes: int) -> int:

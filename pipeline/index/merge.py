@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pipeline.errors import IndexCorruptError
 from pipeline.index.carried_values import GROUP_ROWS, CarriedValues
 from pipeline.index.changes import Changes, write_changes
-from pipeline.index.columns import check_columns, unify
+from pipeline.index.columns import check_columns, unify, with_column
 from pipeline.index.commits import FileEntry, Table
 from pipeline.index.copies import CopyRange, as_told_of_another, copied_rows, list_copies, read_copies
 from pipeline.index.derive import Derivation
@@ -292,9 +292,9 @@ def _copies(store: Store, task: MergeTask, each: MergeInput, parquet: pq.Parquet
     listed = read_copies(store, each.copies)
     carried = _values(store, task, each, listed["id"].combine_chunks()) if each.carried else None
     for rows, asked in copied_rows(parquet, listed):
-        batch = _with(as_told_of_another(rows), "id", asked["id"].cast(rows.schema.field("id").type))
+        batch = with_column(as_told_of_another(rows), "id", asked["id"].cast(rows.schema.field("id").type))
         if _FLAG in batch.schema.names:
-            batch = _with(batch, _FLAG, asked["flag"])
+            batch = with_column(batch, _FLAG, asked["flag"])
         batch = _fitted(batch, task)
         yield batch if carried is None else carried.laid_over(batch)
 
@@ -317,13 +317,8 @@ def _select(batch: pa.RecordBatch, start: int, each: MergeInput) -> pa.RecordBat
     """The kept rows of `batch`, whose first row is row `start` of the file, with their flags set."""
     stop = start + batch.num_rows
     if _FLAG in batch.schema.names:
-        batch = _with(batch, _FLAG, pa.array(np.isin(np.arange(start, stop), each.flagged)))
+        batch = with_column(batch, _FLAG, pa.array(np.isin(np.arange(start, stop), each.flagged)))
     if each.keep is None:
         return batch
     keep = np.unpackbits(np.frombuffer(each.keep, np.uint8), count=each.entry.rows)[start:stop]
     return batch.filter(pa.array(keep.astype(np.bool_)))
-
-
-def _with(batch: pa.RecordBatch, name: str, values: pa.Array) -> pa.RecordBatch:
-    place = batch.schema.get_field_index(name)
-    return batch.set_column(place, batch.schema.field(place), values)

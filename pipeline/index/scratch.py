@@ -29,7 +29,7 @@ from pipeline.schema import ITEM_KEYS, ITEMS
 from pipeline.spill import fill_table, spilling_database
 from pipeline.storage import Store
 
-__all__ = ["Scratch", "scratch"]
+__all__ = ["Scratch", "scratch", "tells_of_place"]
 
 _FILES_AT_ONCE = 8
 """Opening a part is a few round trips to the store; the id columns of one file are about 20 MB."""
@@ -147,15 +147,19 @@ class Scratch:
             self.reshaped.add(number)
 
 
+def tells_of_place(codes: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """For each of the reject codes whether it is one of `PLACE_CODES`."""
+    return pc.is_in(codes, value_set=_PLACE_CODES)
+
+
 def _item_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
     shared = batch["shared"] if "shared" in batch.schema.names else pa.repeat(False, batch.num_rows)
     return pa.RecordBatch.from_arrays([batch["id"].cast(pa.string()), batch["fingerprint"], shared], schema=_ITEMS)
 
 
 def _flags(rejects: pa.Table) -> dict[str, pa.ChunkedArray]:
-    of_place = pc.is_in(rejects["code"], value_set=_PLACE_CODES)
     noted = {name: pc.fill_null(rejects[name], False) for name in ("retryable", "kept_previous")}
-    return noted | {"of_place": of_place}
+    return noted | {"of_place": tells_of_place(rejects["code"])}
 
 
 def _digests(parquet: pq.ParquetFile, digests: CarriedDigests) -> pa.ChunkedArray:

@@ -14,6 +14,7 @@ from pipeline.models.cascade import Behind, attend_behind
 from pipeline.models.flash_attention import varlen_options
 from pipeline.models.flex_attention import FlexAttention
 from pipeline.models.segments import Segments, cu_seqlens, segments_of
+from tests.fixtures.said import texts_said
 
 CPU = torch.device("cpu")
 LENGTHS = [5, 5, 5, 1, 33, 2, 2]
@@ -190,7 +191,7 @@ def test_a_kernel_is_tried_before_it_is_chosen(caplog: pytest.LogCaptureFixture)
     assert not module._works(ungrouped, "ungrouped", CPU, torch.bfloat16)
     assert not module._works(unmasked, "unmasked", CPU, torch.bfloat16)
     assert not module._works(square, "square", CPU, torch.bfloat16)
-    assert [record.getMessage() for record in caplog.records if record.name == "lakevec"] == [
+    assert texts_said(caplog) == [
         "attention ungrouped does not run here (as many heads, please); trying the next",
         "attention unmasked gives other values than sdpa; trying the next",
         "attention square gives other values than sdpa; trying the next",

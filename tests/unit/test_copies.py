@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.index.commits import FileEntry, Table
@@ -172,7 +172,7 @@ def _check(found: Said, night: Night, live: Sequence[Row], parts: Sequence[Row])
     assert set(found) == explained
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.lists(_NIGHT, min_size=1, max_size=3), st.sampled_from([1, 6000, 1 << 20]))
 def test_random_histories_merge_as_the_rule_says(nights: list[Night], target_bytes: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import VectorSpec
@@ -303,7 +303,7 @@ def _oracle(items: dict[str, str], live: Said, parts: Sequence[Row]) -> tuple[Sa
 RETRYABLE: dict[int, bool] = {}
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 @given(st.lists(_NIGHT, min_size=1, max_size=3), st.sampled_from([1, 6000, 1 << 20]))
 def test_random_histories_merge_as_the_rule_says(nights: list[Night], target_bytes: int) -> None:
     RETRYABLE.clear()

@@ -15,6 +15,7 @@ from pipeline.errors import OwnershipError
 from pipeline.stages.meter import Meter
 from pipeline.stages.passes import Passes
 from pipeline.stop import StopRequest
+from tests.fixtures.said import said_at
 
 LAST_WORDS = (logging.WARNING, "the weights do not fit")
 
@@ -69,9 +70,7 @@ def test_last_words_are_written_however_a_pass_ends(
         else:
             with pytest.raises(type(end)):
                 passes._pull(Stream(meter, end))  # type: ignore[arg-type]
-    assert [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "lakevec"] == [
-        LAST_WORDS
-    ]
+    assert said_at(caplog) == [LAST_WORDS]
 
 
 def test_a_meter_that_died_does_not_hide_what_ended_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:

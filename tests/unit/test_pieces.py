@@ -17,6 +17,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
 
 from pipeline.models.pieces import Pieces, fused_pieces, stock_pieces
 from pipeline.models.warm_up import PieceSizes
+from tests.fixtures.said import texts_said
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -119,10 +120,6 @@ def compiler(seconds: list[float] | None = None, **failing: Exception) -> Callab
     return compiled
 
 
-def texts_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "lakevec"]
-
-
 NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
 
 
@@ -137,7 +134,7 @@ def test_pieces_that_cannot_be_compiled_stay_stock_and_are_named(
     assert (pieces.norm, pieces.norm_rope, pieces.swiglu) == (stock.norm, stock.norm_rope, stock.swiglu)
     assert pieces.add_norm != stock.add_norm
     assert pieces.vision_rope != stock.vision_rope
-    assert texts_of(caplog) == [
+    assert texts_said(caplog) == [
         "fused add_norm, vision_rope in 0.0 s",
         "the encoder runs norm_rope, norm unfused, slower (torch.compile failed: no compiler here)",
         "the encoder runs swiglu unfused, slower (no memory is left on cpu to try it)",
@@ -153,7 +150,7 @@ def test_a_device_without_memory_for_the_warm_up_gets_the_stock_pieces(
     monkeypatch.setattr(torch, "ones", full)
     with caplog.at_level(logging.INFO, "lakevec"):
         assert fused(monkeypatch, compiler()) == stock_pieces()
-    assert texts_of(caplog) == [
+    assert texts_said(caplog) == [
         "the encoder runs add_norm, norm_rope, swiglu, vision_rope, norm unfused, slower"
         " (no memory is left on cpu to try it)"
     ]
@@ -167,7 +164,7 @@ def test_a_slow_compiler_is_given_so_much_time_and_no_more(
         pieces = fused(monkeypatch, compiler(seconds), lambda: seconds[0])
     assert pieces.vision_rope == stock_pieces().vision_rope
     assert pieces.swiglu != stock_pieces().swiglu
-    assert texts_of(caplog) == [
+    assert texts_said(caplog) == [
         "fused add_norm, norm_rope, swiglu in 120.0 s",
         "the encoder runs vision_rope, norm unfused, slower (compiling took more than 90 s)",
     ]

@@ -18,6 +18,7 @@ from pipeline.fetch import Fetcher, FetchPolicy
 from pipeline.types import LoadedItem, Media, MediaKind, MediaRef, WorkItem
 from tests.fixtures.faulty_proxy import Faults, FaultyProxy
 from tests.fixtures.s3_server import S3Server
+from tests.fixtures.said import texts_said
 
 pytestmark = pytest.mark.s3
 
@@ -85,10 +86,6 @@ def test_faults_cost_requests_and_nothing_else(
     assert reads <= proxy.counts["passed"] <= proxy.counts["requests"] <= 1.6 * reads
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.name == "lakevec"]
-
-
 @pytest.mark.parametrize("stall_s", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_store_that_throttles_everything_is_waited_for(
     s3_server: S3Server, proxy: FaultyProxy, lake: dict[str, str], stall_s: float, caplog: pytest.LogCaptureFixture
@@ -100,7 +97,7 @@ def test_a_store_that_throttles_everything_is_waited_for(
 
         def recover() -> None:
             until = time.monotonic() + 60  # a busy client is throttled late, and tells of it later still
-            while not any("5 s so far" in text for text in told(caplog)) and time.monotonic() < until:
+            while not any("5 s so far" in text for text in texts_said(caplog)) and time.monotonic() < until:
                 time.sleep(0.05)
             proxy.faults.all_slow = False
 
@@ -111,7 +108,7 @@ def test_a_store_that_throttles_everything_is_waited_for(
         took_s = time.monotonic() - started
         over.join()
     stalled = proxy.counts["slow"]
-    said = told(caplog)
+    said = texts_said(caplog)
     print(f"\n{stall_s} s of 503: over after {took_s:.1f} s, {stalled} requests throttled; {said}")
     assert took_s >= stall_s
     assert proxy.counts["requests"] - before >= 300
@@ -134,7 +131,7 @@ def test_a_store_that_throttles_beyond_the_patience_fails_the_items_for_tonight(
         assert 1.5 < time.monotonic() - started < 60, "once, and not for each item"
         proxy.faults = Faults()
         assert outcomes(fetch, lake, 20) == (0, []), "the first good answer ends it"
-        said = told(caplog)
+        said = texts_said(caplog)
         assert len(said) == 2, said
         assert "fetch.throttle_patience_s" in said[0]
         assert "answers again" in said[1]

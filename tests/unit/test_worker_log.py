@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.stages.meter import MAX_MESSAGES, Meter
 from pipeline.stages.worker_log import Message, WorkerLogReader, send_log_to
+from tests.fixtures.said import said_at
 
 
 class Remote:
@@ -49,10 +50,7 @@ def test_messages_are_written_once_and_in_order(worker: Remote, caplog: pytest.L
         reader.show(said)
         later = (logging.INFO, "said to a meter that restarted")
         reader.show((later,))
-    assert [(record.levelno, record.getMessage()) for record in caplog.records if record.name == "lakevec"] == [
-        *said,
-        later,
-    ]
+    assert said_at(caplog) == [*said, later]
 
 
 def test_a_meter_keeps_so_many_messages(worker: Remote) -> None:
